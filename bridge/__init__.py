@@ -1,0 +1,1 @@
+"""receive → assemble → route → consent → infer → report → record → deliver."""

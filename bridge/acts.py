@@ -1,0 +1,179 @@
+"""What people do to a study, from the command line or a page: each act once, with a reason.
+
+Acts change rows first and wake the workflows in the same transaction; a service that
+is not running finds them when it starts.
+"""
+
+from __future__ import annotations
+
+import sqlalchemy
+
+from bridge.errors import NotFound, Refused
+from bridge.infer import run_id
+from bridge.rooms import Rooms
+from bridge.store import arrivals, story, work
+from bridge.store.arrivals import StudyRow
+from bridge.store.database import reading, writing
+from bridge.study import DeliveryState, InstanceState, RouteState, StudyState
+
+__all__ = ["accept", "cancel", "complete", "discard", "find", "retry"]
+
+
+def find(rooms: Rooms, uid: str) -> StudyRow:
+    """Find a study by StudyInstanceUID or our id; raises NotFound."""
+    with reading(rooms.database) as connection:
+        study_id = story.find(connection, uid)
+        if study_id is None:
+            raise NotFound("no such study was received here; see `radseal studies`")
+        return arrivals.study(connection, study_id)
+
+
+def complete(rooms: Rooms, uid: str) -> str:
+    """Declare a study complete; raises Refused when it is already."""
+    study = find(rooms, uid)
+    with writing(rooms.database) as connection:
+        current = arrivals.generation(connection, study.id, study.generation)
+        if current is None or current.sealed_at is not None:
+            raise Refused("this study is complete already; see `radseal why`")
+        arrivals.declare(connection, study.id, study.generation)
+        rooms.work.wake_in(connection, f"study/{study.id}/{study.generation}")
+    return "declared complete; its routes start now"
+
+
+def retry(rooms: Rooms, uid: str) -> str:
+    """Try again what failed or was refused; raises Refused when there is nothing to retry."""
+    study = find(rooms, uid)
+    at = rooms.now()
+    again = 0
+    with writing(rooms.database) as connection:
+        dead = [
+            d
+            for d in work.deliveries_of(connection, study_id=study.id)
+            if d.state in {DeliveryState.DEAD, DeliveryState.HELD}
+        ]
+        for delivery in dead:
+            work.set_delivery(
+                connection, delivery.sop_instance_uid, delivery.destination,
+                DeliveryState.WAITING, "waits to be sent again", at,
+            )  # fmt: skip
+        for run, destination in sorted({(d.run_id, d.destination) for d in dead}):
+            tries = max(d.attempts for d in dead if (d.run_id, d.destination) == (run, destination))
+            again += 1
+            rooms.work.enqueue_in(
+                connection, "deliver", "deliver", f"deliver/{run}/{destination}/{tries + 1}",
+                run, destination, partition=destination,
+            )  # fmt: skip
+        for route in work.routes_of(connection, study.id, study.generation):
+            if route.state is not RouteState.FAILED:
+                continue
+            attempt = len(work.runs_of(connection, route.id)) + 1
+            again += 1
+            work.set_route(connection, route.id, RouteState.WAITING, "tried again")
+            rooms.work.enqueue_in(
+                connection, "route", "route", f"route/{route.id}/{attempt}", route.id, attempt
+            )
+        if not again:
+            raise Refused("nothing of this study failed; see `radseal why`")
+        arrivals.set_state(connection, study.id, StudyState.WORKING, "tried again", at)
+        _tell(connection, rooms, study, "retried", f"{again} failed parts are tried again")
+    return f"{again} failed parts are tried again"
+
+
+def cancel(rooms: Rooms, uid: str) -> str:
+    """Stop what is still to be done for a study; what was delivered stays delivered."""
+    study = find(rooms, uid)
+    at = rooms.now()
+    with writing(rooms.database) as connection:
+        waiting = work.deliveries_of(
+            connection, study_id=study.id, state=DeliveryState.WAITING
+        )
+        for delivery in waiting:
+            work.set_delivery(
+                connection, delivery.sop_instance_uid, delivery.destination,
+                DeliveryState.CANCELLED, "cancelled by a person", at,
+            )  # fmt: skip
+            rooms.work.wake_in(connection, f"deliver/{delivery.run_id}/{delivery.destination}")
+        busy = {RouteState.WAITING, RouteState.SEALING, RouteState.RUNNING}
+        routes = [
+            r for r in work.routes_of(connection, study.id) if r.state in busy
+        ]
+        for route in routes:
+            work.set_route(connection, route.id, RouteState.CANCELLED, "cancelled by a person")
+        if not waiting and not routes:
+            raise Refused("nothing of this study is left to cancel")
+        arrivals.set_state(connection, study.id, StudyState.FAILED, "cancelled by a person", at)
+        _tell(connection, rooms, study, "cancelled", "cancelled by a person")
+    for route in routes:
+        rooms.work.cancel(f"route/{route.id}/1")
+        rooms.files.drop_run_folder(run_id(route.id, 1))
+    return f"{len(routes)} routes and {len(waiting)} deliveries cancelled"
+
+
+def accept(rooms: Rooms, uid: str, by: str) -> str:
+    """Take quarantined images into their study; consent is then asked for both patients."""
+    study = find(rooms, uid)
+    with writing(rooms.database) as connection:
+        rows = arrivals.quarantined_instances(connection, study.id)
+        if not rows:
+            raise Refused("nothing of this study is in quarantine")
+        others = {r.patient for r in rows if r.patient not in study.identities}
+        known = [[p.issuer, p.patient_id] for p in (*study.others, *sorted(others, key=repr))]
+        arrivals.change_study(connection, study.id, others=known)
+        arrivals.set_instance_state(
+            connection, [r.arrival for r in rows], InstanceState.HELD, f"accepted by {by}"
+        )
+        current = arrivals.generation(connection, study.id, study.generation)
+        if current is None or current.sealed_at is not None:
+            _reopen(connection, rooms, study)
+        _tell(
+            connection, rooms, study, "accepted",
+            f"{len(rows)} quarantined images accepted by {by}; consent is asked for both patients",
+        )  # fmt: skip
+    return f"{len(rows)} images accepted"
+
+
+def _reopen(connection: sqlalchemy.Connection, rooms: Rooms, study: StudyRow) -> None:
+    number = study.generation + 1
+    previous = arrivals.generation(connection, study.id, study.generation)
+    subject = (
+        previous.subject_ref
+        if previous is not None
+        else rooms.subject(study.patient, study.study_instance_uid)
+    )
+    arrivals.open_generation(connection, study.id, number, subject, rooms.clock.steady())
+    rooms.work.enqueue_in(
+        connection, "study", "study", f"study/{study.id}/{number}", study.id, number
+    )
+
+
+def discard(rooms: Rooms, uid: str, by: str) -> str:
+    """Say that quarantined images do not belong to their study; they are kept and not read."""
+    study = find(rooms, uid)
+    with writing(rooms.database) as connection:
+        rows = arrivals.quarantined_instances(connection, study.id)
+        if not rows:
+            raise Refused("nothing of this study is in quarantine")
+        arrivals.set_instance_state(
+            connection, [r.arrival for r in rows], InstanceState.DISCARDED, f"discarded by {by}"
+        )
+        _tell(
+            connection, rooms, study, "discarded", f"{len(rows)} quarantined images discarded by {by}"
+        )
+        if study.state is StudyState.ATTENTION:
+            sent = work.deliveries_of(connection, study_id=study.id)
+            if all(d.state is DeliveryState.STORED for d in sent):
+                arrivals.set_state(
+                    connection, study.id, StudyState.DELIVERED if sent else StudyState.UNWANTED,
+                    "quarantine resolved", rooms.now(),
+                )  # fmt: skip
+    return f"{len(rows)} images discarded"
+
+
+def _tell(
+    connection: sqlalchemy.Connection, rooms: Rooms, study: StudyRow, code: str, words: str
+) -> None:
+    at = rooms.now()
+    arrivals.tell(
+        connection, key=f"act/{study.id}/{code}/{at.isoformat()}", study_id=study.id,
+        generation_number=max(1, study.generation), at=at, stage="receive", code=code, words=words,
+    )  # fmt: skip

@@ -1,0 +1,43 @@
+"""The HTTP application: routers, one per audience, over the house's rooms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fastapi import FastAPI
+
+from bridge.api import (
+    auditor,
+    clinic,
+    docs,
+    health,
+    ledger,
+    metrics,
+    operator,
+    problems,
+    search,
+    session,
+)
+from bridge.api.rooms import Rooms
+from bridge.api.wire import AccessLine, AccessLog, BodyLimit, Headers, log_line
+from bridge.web.pages import Pages
+
+
+def create_app(rooms: Rooms, log: Callable[[AccessLine], None] = log_line) -> FastAPI:
+    """Make the application. `log` gets one line per request (route template, no query string).
+
+    Start it with uvicorn's own access log off: that one would write addresses.
+    """
+    site = rooms.site
+    app = FastAPI(
+        title="radseal", version=site.version, docs_url=None, redoc_url=None, openapi_url=None
+    )
+    app.state.rooms = rooms
+    app.state.pages = Pages(site.name, site.version)
+    problems.install(app)
+    for audience in (health, session, search, operator, clinic, auditor, ledger, metrics, docs):
+        app.include_router(audience.router)
+    app.add_middleware(BodyLimit)
+    app.add_middleware(Headers, secure=site.secure)
+    app.add_middleware(AccessLog, write=log)
+    return app

@@ -1,0 +1,229 @@
+"""Is this input complete, and does this instance belong to it? Pure (design §4a).
+
+`admit` decides what becomes of one received instance; `judge` decides which
+series, and whether the study, may be called complete, with the evidence why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from bridge.study import Evidence, Instance, Patient
+
+__all__ = [
+    "Admission",
+    "Answer",
+    "Arrivals",
+    "Known",
+    "Rules",
+    "Same",
+    "Verdict",
+    "admit",
+    "judge",
+    "settled",
+]
+
+Outcome = Literal["new", "duplicate", "correction", "conflict", "quarantine", "own"]
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is known of a study when one more instance comes."""
+
+    identities: tuple[Patient, ...]
+    corrected: frozenset[Patient]  # identities that corrected copies of held images carry
+
+
+@dataclass(frozen=True, slots=True)
+class Same:
+    """An instance that is held under the same SOPInstanceUID.
+
+    `same_pixels` is None until somebody compared the decoded pixels.
+    """
+
+    study_instance_uid: str
+    series_instance_uid: str
+    dataset_sha256: str
+    same_pixels: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """What becomes of an instance; `reason` is for a PACS administrator, without PHI."""
+
+    outcome: Outcome
+    reason: str = ""
+
+
+def admit(instance: Instance, known: Known | None, same: Same | None) -> Admission:
+    """Decide what becomes of one received instance.
+
+    A second copy with the same bytes is a duplicate; with other bytes but the same
+    study, series and decoded pixels it is a correction or a transcoding; otherwise
+    a conflict. In a study of one patient, an image of another patient, or of none,
+    is quarantined alone (design §4a).
+    """
+    if instance.own:
+        return Admission("own", "a result of ours came back; it is not read again")
+    if same is not None:
+        return _of_same(instance, same)
+    if known is None or instance.patient in known.identities:
+        return Admission("new")
+    if not instance.patient.identified:
+        return Admission("quarantine", "no PatientID in a study that has one")
+    if instance.patient in known.corrected:
+        return Admission("new")
+    if not any(p.identified for p in known.identities):
+        return Admission("quarantine", "a PatientID in a study that began without one")
+    return Admission("quarantine", "a second patient's identity in one study")
+
+
+def _of_same(instance: Instance, same: Same) -> Admission:
+    if same.dataset_sha256 == instance.dataset_sha256:
+        return Admission("duplicate", "sent again, byte for byte the same")
+    if same.study_instance_uid != instance.study_instance_uid:
+        return Admission("conflict", "the same SOPInstanceUID came in another study")
+    if same.series_instance_uid != instance.series_instance_uid:
+        return Admission("conflict", "the same SOPInstanceUID came in another series")
+    if same.same_pixels:
+        return Admission("correction", "sent again with other header values or another encoding")
+    return Admission("conflict", "the same SOPInstanceUID came with other pixels")
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """[completion] of site.toml, in seconds."""
+
+    quiet: float
+    settle: float
+    max_wait: float
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the source said: instances in each series of the study, and when it was asked."""
+
+    at: datetime
+    series: Mapping[str, int]
+    readable: frozenset[str] = frozenset()  # series of a modality that some model reads
+
+
+@dataclass(frozen=True, slots=True)
+class Arrivals:
+    """What is held of a study's generation, with times by the indexer's steady clock.
+
+    `last` is when the newest instance of each series came; `since` is when this process
+    began to watch, so that a restart never shortens a quiet period. `own` are series of
+    our own results, which no count compares.
+    """
+
+    held: Mapping[str, int]
+    last: Mapping[str, datetime]
+    opened: datetime
+    since: datetime
+    declared: bool
+    answers: Sequence[Answer]
+    askable: bool
+    readable: frozenset[str]  # series that a route could read
+    own: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Which series are complete and whether the study is; when to look again; in words."""
+
+    series: Mapping[str, Evidence]
+    study: Evidence | None
+    look_again_in: float
+    ask: bool
+    words: str
+
+
+def settled(answers: Sequence[Answer], last: datetime, settle: float) -> Answer | None:
+    """Find the counts that two queries `settle` seconds apart agree on, no instance between."""
+    if len(answers) < 2:
+        return None
+    first, second = answers[-2], answers[-1]
+    calm = (second.at - first.at).total_seconds() >= settle and last <= first.at
+    return second if calm and first.series == second.series else None
+
+
+def judge(arrivals: Arrivals, rules: Rules, now: datetime) -> Verdict:
+    """Judge the completeness of a generation at `now` (steady clock)."""
+    held = sum(arrivals.held.values())
+    if arrivals.declared:
+        return _all(arrivals, Evidence("explicit", held, None, 0))
+    newest = max(arrivals.last.values(), default=arrivals.opened)
+    waited = (now - arrivals.opened).total_seconds()
+    answer = arrivals.answers[-1] if arrivals.answers else None
+    missing = _missing(arrivals, answer)
+    agreed = settled(arrivals.answers, newest, rules.settle)
+    if agreed is not None and not missing:
+        expected = _comparable(arrivals, agreed.series)
+        return _all(arrivals, Evidence("counts", held, expected, round(waited)))
+    if waited >= rules.max_wait:
+        expected = held + missing if missing else None
+        return _all(
+            arrivals,
+            Evidence("max-wait", held, expected, round(rules.max_wait), incomplete=missing > 0),
+        )
+    until_max = rules.max_wait - waited
+    if arrivals.askable and answer is None:
+        return Verdict({}, None, 0.2, ask=True, words=f"{held} images, asking the source")
+    if missing:
+        words = f"{held} of {held + missing} images"
+        return Verdict({}, None, min(rules.settle or 1, until_max), ask=True, words=words)
+    if arrivals.askable and answer is not None and _comparable(arrivals, answer.series):
+        words = f"{held} images, the source agrees, asking once more"
+        return Verdict({}, None, min(rules.settle or 1, until_max), ask=True, words=words)
+    return _by_quiet(arrivals, rules, now, newest, until_max)
+
+
+def _by_quiet(
+    arrivals: Arrivals, rules: Rules, now: datetime, newest: datetime, until_max: float
+) -> Verdict:
+    def quiet(last: datetime) -> float:
+        return (now - max(last, arrivals.since)).total_seconds()
+
+    held = sum(arrivals.held.values())
+    done = {
+        uid: Evidence("quiet", arrivals.held[uid], None, round(quiet(last)))
+        for uid, last in arrivals.last.items()
+        if quiet(last) >= rules.quiet
+    }
+    if quiet(newest) >= rules.quiet:
+        return _all(arrivals, Evidence("quiet", held, None, round(quiet(newest))))
+    waits = [rules.quiet - quiet(last) for uid, last in arrivals.last.items() if uid not in done]
+    look = max(0.05, min([*waits, until_max]))
+    words = f"{held} images, {quiet(newest):.0f} s quiet of {rules.quiet:g} s"
+    return Verdict(done, None, look, ask=False, words=words)
+
+
+def _all(arrivals: Arrivals, evidence: Evidence) -> Verdict:
+    return Verdict(
+        {uid: evidence for uid in arrivals.held}, evidence, 0.0, ask=False, words=evidence.words
+    )
+
+
+def _compared(arrivals: Arrivals, series: Iterable[str]) -> set[str]:
+    wanted = set(arrivals.held) | arrivals.readable
+    return {uid for uid in series if uid in wanted and uid not in arrivals.own}
+
+
+def _comparable(arrivals: Arrivals, series: Mapping[str, int]) -> int:
+    return sum(series[uid] for uid in _compared(arrivals, series))
+
+
+def _missing(arrivals: Arrivals, answer: Answer | None) -> int:
+    """Count the images that the source counts above what we hold, series by series."""
+    if answer is None:
+        return 0
+    return sum(
+        max(0, answer.series[uid] - arrivals.held.get(uid, 0))
+        for uid in _compared(arrivals, answer.series)
+    )
+
+

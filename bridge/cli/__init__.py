@@ -1,0 +1,43 @@
+"""The command line: `radseal …`. Errors go to standard error as one sentence; exit 0, 1 or 2.
+
+    0   done, or checked and good
+    1   checked and failed
+    2   wrong use: a bad argument, a bad site.toml
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from bridge.cli import consent, demo, model, proof, site, study
+from bridge.errors import RadsealError, SettingsError, WrongUse
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="radseal", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+    help="Puts AI into the radiology workflow and proves what it did.",
+)  # fmt: skip
+site.register(app)
+study.register(app)
+proof.register(app)
+app.add_typer(model.app, name="model")
+app.add_typer(consent.app, name="consent")
+app.add_typer(study.quarantine, name="quarantine")
+app.add_typer(site.token, name="token")
+app.add_typer(site.peer, name="peer")
+app.command("demo")(demo.demo)
+
+
+def main() -> None:
+    """Run a command; an error of ours becomes one sentence and an exit code."""
+    try:
+        app()
+    except (SettingsError, WrongUse) as error:
+        sys.stderr.write(f"radseal: {error}\n")
+        raise SystemExit(2) from None
+    except RadsealError as error:
+        sys.stderr.write(f"radseal: {error}\n")
+        raise SystemExit(1) from None

@@ -1,0 +1,61 @@
+"""What every command shares: the --site option, opened rooms, tables and JSON on standard output."""
+
+from __future__ import annotations
+
+import getpass
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from bridge import site
+from bridge.engine import EngineClient
+from bridge.home import open_rooms, publish
+from bridge.rooms import Rooms
+
+__all__ = ["JsonOption", "SiteOption", "opened", "os_user", "print_json", "print_table"]
+
+SiteOption = Annotated[
+    Path | None, typer.Option("--site", help="Site folder (default: $RADSEAL_SITE, else here).")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def os_user() -> str:
+    """Give the name of the person at the machine, as the operating system says it."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "unknown"
+
+
+@contextmanager
+def opened(folder: Path | None) -> Iterator[Rooms]:
+    """Open the site's rooms for one command and publish what it appended."""
+    settings = site.read(site.find_folder(folder))
+    rooms = open_rooms(settings, EngineClient(settings.database_url))
+    try:
+        yield rooms
+    finally:
+        publish(rooms)
+
+
+def print_json(value: Any) -> None:
+    """Print JSON for programs."""
+    typer.echo(json.dumps(value, indent=2, default=str, ensure_ascii=False))
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], empty: str) -> None:
+    """Print rows for people; `empty` is said where there are none."""
+    if not rows:
+        typer.echo(empty)
+        return
+    table = Table(*columns, box=None, header_style="bold", pad_edge=False)
+    for row in rows:
+        table.add_row(*row)
+    Console(width=max(100, Console().width)).print(table)

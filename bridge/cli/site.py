@@ -1,0 +1,185 @@
+"""Commands about the site itself: init, serve, worker, doctor, status, login, token, peer."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bridge import ambient, logs, site
+from bridge.access import Access, Role
+from bridge.cli.opened import JsonOption, SiteOption, opened, os_user, print_json, print_table
+from bridge.errors import NotFound
+from bridge.home import create, database_of
+from bridge.peers import dicom
+from bridge.rooms import Rooms
+from bridge.service import Service, serve, work
+from bridge.store import catalog, story
+from bridge.store.database import migrate, reading
+from bridge.store.people import People
+from ledger.errors import LedgerError
+from ledger.verify import read_vkeys, verify_log
+
+__all__ = ["peer", "register", "token"]
+
+token = typer.Typer(no_args_is_help=True, help="Keys for machines and people.")
+peer = typer.Typer(no_args_is_help=True, help="The systems that this site speaks with.")
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands."""
+    for command in (init, serve_site, worker, doctor, status, login):
+        name = "serve" if command is serve_site else command.__name__
+        app.command(name)(command)
+
+
+def init(
+    folder: Annotated[Path, typer.Argument(help="A new or empty folder.")],
+    name: Annotated[str, typer.Option(help="What people call the site.")] = "Radiology",
+    origin: Annotated[
+        str, typer.Option(help="Name of the log: host/path, without a scheme.")
+    ] = "radseal.example.org/radiology",
+    json_: JsonOption = False,
+) -> None:
+    """Make a new site: settings, keys, vault, tables, and the models that we ship."""
+    made = create(folder.resolve(), name, origin)
+    from bridge.bundled import register_bundled  # noqa: PLC0415 - the service needs no ONNX tools
+
+    with opened(made.folder) as rooms:
+        registered = register_bundled(rooms, os_user())
+    if json_:
+        print_json({"site": str(made.folder), "origin": made.origin, "models": registered})
+        return
+    typer.echo(f"{made.folder} is ready.")
+    for model in registered:
+        typer.echo(f"registered {model}; a second person approves and activates it:")
+        typer.echo(f"  radseal model approve {model} --by WHO --site {folder}")
+    typer.echo(f"Edit {folder}/site.toml, then: radseal serve --site {folder}")
+
+
+def serve_site(site_: SiteOption = None) -> None:
+    """Serve the site: DICOM listener, worker, pages and API, until Ctrl-C."""
+    logs.setup()
+    serve(site.read(site.find_folder(site_)), _say_ready)
+
+
+def _say_ready(service: Service) -> None:
+    http = service.rooms.site.http
+    access = Access(People(service.rooms.database), ambient.entropy)
+    secret = access.login_secret(os_user(), Role.ADMINISTRATOR, ambient.now())
+    listener = service.rooms.site.listener
+    typer.echo(f"DICOM  {listener.ae_title} on {listener.host}:{listener.port}")
+    typer.echo(f"pages  http://{http.host}:{http.port}/login/{secret}  (once, within 5 minutes)")
+
+
+def worker(site_: SiteOption = None) -> None:
+    """Be one more worker of a site on PostgreSQL, until Ctrl-C."""
+    logs.setup()
+    work(site.read(site.find_folder(site_)))
+
+
+def login(
+    role: Annotated[Role, typer.Option(help="What the person may do.")] = Role.ADMINISTRATOR,
+    site_: SiteOption = None,
+) -> None:
+    """Print a one-time link with which the person at this machine signs in."""
+    settings = site.read(site.find_folder(site_))
+    access = Access(People(database_of(settings)), ambient.entropy)
+    secret = access.login_secret(os_user(), role, ambient.now())
+    typer.echo(f"http://{settings.http.host}:{settings.http.port}/login/{secret}")
+
+
+@token.command("add")
+def token_add(
+    name: Annotated[str, typer.Argument(help="Who or what will use it.")],
+    role: Annotated[Role, typer.Option(help="What it may do.")],
+    site_: SiteOption = None,
+) -> None:
+    """Make a token; it is shown once, only its hash is kept."""
+    settings = site.read(site.find_folder(site_))
+    access = Access(People(database_of(settings)), ambient.entropy)
+    typer.echo(access.issue_token(name, role, ambient.now()))
+
+
+@peer.command("echo")
+def peer_echo(
+    name: Annotated[str, typer.Argument(help="Name of a source or destination.")],
+    site_: SiteOption = None,
+) -> None:
+    """C-ECHO a source or destination; exit 1 if it does not answer."""
+    settings = site.read(site.find_folder(site_))
+    found = [p for n, p in _peers(settings) if n == name]
+    if not found:
+        raise NotFound(f"site.toml has no source or destination {name} with host and port")
+    ok, words = dicom.echo(found[0])
+    typer.echo(f"{name}: {words}")
+    raise typer.Exit(0 if ok else 1)
+
+
+def _peers(settings: site.Site) -> Iterator[tuple[str, dicom.Peer]]:
+    calling = settings.listener.ae_title
+    for destination in settings.destinations:
+        yield destination.name, dicom.Peer(
+            destination.ae_title, destination.host, destination.port, calling
+        )
+    for source in settings.sources:
+        if source.host and source.port is not None:
+            yield source.name, dicom.Peer(source.ae_title, source.host, source.port, calling)
+
+
+def status(site_: SiteOption = None, json_: JsonOption = False) -> None:
+    """Say how many studies stand where, and how long the log is."""
+    with opened(site_) as rooms, reading(rooms.database) as connection:
+        counts = {str(state): n for state, n in story.counts(connection).items()}
+        size = rooms.record.log.size()
+        waiting = rooms.files.waiting()
+    if json_:
+        print_json({"studies": counts, "ledger_size": size, "inbox": waiting})
+        return
+    print_table(["state", "studies"], [[s, str(n)] for s, n in sorted(counts.items())],
+                "no study was received yet")  # fmt: skip
+    typer.echo(f"ledger: {size} leaves published; inbox: {waiting} files to index")
+
+
+def doctor(site_: SiteOption = None, json_: JsonOption = False) -> None:
+    """Check disk, keys, database, ledger, models and peers; each failure says the fix."""
+    settings = site.read(site.find_folder(site_))
+    migrate(database_of(settings))
+    with opened(settings.folder) as rooms:
+        checks = list(_checks(rooms))
+    if json_:
+        print_json([{"check": n, "ok": ok, "words": w} for n, ok, w in checks])
+    else:
+        for name, ok, words in checks:
+            typer.echo(f"{'ok  ' if ok else 'FAIL'} {name}: {words}")
+    raise typer.Exit(0 if all(ok for _, ok, _ in checks) else 1)
+
+
+def _checks(rooms: Rooms) -> Iterator[tuple[str, bool, str]]:
+    settings = rooms.site
+    free = shutil.disk_usage(settings.folder).free // 2**20
+    yield "disk", not rooms.files.is_full(), f"{free} MB free"
+    loose = [p.name for p in (settings.folder / "keys").iterdir() if p.stat().st_mode & 0o077]
+    yield "keys", not loose, f"chmod 600 keys/{loose[0]}" if loose else "only ours to read"
+    yield "database", True, "opened, schema current"
+    try:
+        vkeys = read_vkeys((settings.folder / "ledger.vkey").read_text(encoding="utf-8"))
+        report = verify_log(settings.folder / "ledger", vkeys)
+        yield "ledger", True, f"{report.size} leaves verified"
+    except LedgerError as error:
+        fresh = rooms.record.log.size() == 0
+        yield "ledger", fresh, "nothing published yet" if fresh else f"{error}"
+    with reading(rooms.database) as connection:
+        active = catalog.list_models(connection, "active")
+    yield "models", bool(active), ", ".join(f"{m.id} {m.version}" for m in active) or (
+        "no model is active: radseal model approve, then activate"
+    )
+    for name, one in _peers(settings):
+        ok, words = dicom.echo(one)
+        yield f"peer {name}", ok, words
+    if not settings.sources and settings.listener.accept == "listed":
+        yield "sources", False, 'nobody may send: add [[sources]] or accept = "any"'
+

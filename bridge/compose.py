@@ -1,0 +1,273 @@
+"""Findings become objects: composed, fsynced, then said in the ledger, in this order.
+
+From the first fsync on nothing is composed again: a retry finds the bytes and sends
+those (design §4b). If the outcome is replaced, the new object is a new revision that
+names its predecessor.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom import Dataset, dcmread, dcmwrite
+
+from bridge import vault as keys
+from bridge.header import dataset_of
+from bridge.infer import chain_of, paths_of
+from bridge.record import Chain
+from bridge.report import check, content, seg, sr, summary
+from bridge.report.identity import Model, Naming, derived_uid, device_uid
+from bridge.rooms import Rooms
+from bridge.store import arrivals, work
+from bridge.store.arrivals import StudyRow
+from bridge.store.database import reading, writing
+from bridge.store.work import ArtifactRow, RouteRow
+from bridge.study import ArtifactKind, RouteState
+from models.findings import Findings
+from models.package import Package
+
+__all__ = ["compose"]
+
+_SERIES_NUMBER = {ArtifactKind.SEG: 9910, ArtifactKind.SR: 9920, ArtifactKind.SUMMARY: 9930}
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    rooms: Rooms
+    chain: Chain
+    study: StudyRow
+    route: RouteRow
+    package: Package
+    run: Any
+    sources: Sequence[Dataset]
+    findings: Findings | None
+
+
+def compose(rooms: Rooms, run_id: str) -> list[str]:
+    """Compose a run's objects and their leaves; returns the leaves, SEG before SR."""
+    with reading(rooms.database) as connection:
+        run = work.run_of(connection, run_id)
+        route = work.route(connection, run.route_id)
+    chain, study, _ = chain_of(rooms, route)
+    findings = Findings.from_json(run.findings) if run.findings else None
+    package = rooms.catalog.package(route.model_digest)
+    job = _Job(
+        rooms, chain, study, route, package, run, _sources(rooms, study, route, findings), findings
+    )
+    leaves: list[str] = []
+    made: Dataset | None = None
+    for kind in _kinds(job):
+        data, row = _object(job, kind, made)
+        leaves.append(_record(job, kind, row, data, leaves, uses_seg=made is not None))
+        if kind is ArtifactKind.SEG:
+            made = dcmread(BytesIO(data))
+    with writing(rooms.database) as connection:
+        if run.state == "completed":
+            work.set_route(connection, route.id, RouteState.REPORTED)
+    return leaves
+
+
+def _kinds(job: _Job) -> list[ArtifactKind]:
+    """Which objects this outcome has: what the manifest allows, in the order of reference."""
+    if job.findings is None:
+        partial = any(d.partial and "sr" in d.send for d in job.rooms.site.destinations)
+        return [ArtifactKind.SR] if partial else []
+    results = job.package.results
+    kinds = []
+    if job.findings.segments and results.get("seg", True):
+        kinds.append(ArtifactKind.SEG)
+    if results.get("sr", True):
+        kinds.append(ArtifactKind.SR)
+    if results.get("secondary_capture", True):
+        kinds.append(ArtifactKind.SUMMARY)
+    return kinds
+
+
+def _sources(
+    rooms: Rooms, study: StudyRow, route: RouteRow, findings: Findings | None
+) -> list[Dataset]:
+    """Read the source headers, in the order of the mask's frames where there is one."""
+    files = [path for group in paths_of(rooms, study, route).values() for path in group]
+    headers = [dataset_of(path) for path in files]
+    if findings is None:
+        return headers
+    by_uid = {str(header.SOPInstanceUID): header for header in headers}
+    return [by_uid[uid] for uid in dict.fromkeys(findings.frames)]
+
+
+def _object(job: _Job, kind: ArtifactKind, seg_made: Dataset | None) -> tuple[bytes, ArtifactRow]:
+    """Give an object's durable bytes and its row: those that are there, or new ones."""
+    rooms, run_id = job.rooms, job.run.id
+    with reading(rooms.database) as connection:
+        known = {a.kind: a for a in work.artifacts_of_run(connection, run_id)}
+        earlier = work.earlier_artifacts(
+            connection, job.study.id, job.route.model_id, kind, job.run.started_at
+        )
+    if kind in known:
+        row = known[kind]
+        return rooms.files.artifact(job.study.id, row.sop_instance_uid).read_bytes(), row
+    revision = len(earlier) + 1
+    naming = _naming(job, kind, revision, earlier[-1] if earlier else None)
+    path = rooms.files.artifact(job.study.id, naming.sop_instance_uid)
+    if not path.exists():
+        made = _build(job, kind, naming, seg_made)
+        buffer = BytesIO()
+        dcmwrite(buffer, made, enforce_file_format=True)
+        path = rooms.files.keep_artifact(job.study.id, naming.sop_instance_uid, buffer.getvalue())
+    # A crash here leaves bytes without a row: the same UID is derived again and they stand.
+    data = path.read_bytes()
+    header = dcmread(BytesIO(data), stop_before_pixels=True, specific_tags=["SOPClassUID"])
+    row = ArtifactRow(
+        naming.sop_instance_uid, run_id, job.study.id, kind, _is_partial(job) is not None,
+        str(header.SOPClassUID), naming.series_instance_uid, revision,
+        str(path.relative_to(rooms.folder)), len(data),
+    )  # fmt: skip
+    return data, row
+
+
+def _is_partial(job: _Job) -> str | None:
+    if job.findings is None:
+        return f"the analysis failed: {job.run.reason}"
+    return job.route.evidence.words if job.route.evidence.incomplete else None
+
+
+def _build(job: _Job, kind: ArtifactKind, naming: Naming, seg_made: Dataset | None) -> Dataset:
+    model, gateway = _model(job.package), job.rooms.gateway
+    findings = job.findings
+    if findings is None:
+        return sr.compose_failure(job.run.reason, job.sources, model, gateway, naming)
+    folder = job.rooms.files.run_folder(job.route.id)
+    match kind:
+        case ArtifactKind.SEG:
+            made = seg.compose(
+                findings, _array(folder / "mask.npz", "mask"), job.sources, model, gateway, naming
+            )
+        case ArtifactKind.SR:
+            made = sr.compose(
+                findings, job.sources, model, gateway, naming, seg_made, _is_partial(job)
+            )
+        case ArtifactKind.SUMMARY:
+            preview = folder / "preview.npz"
+            made = summary.compose(
+                findings, _array(preview, "image"), _array(preview, "labels"), job.sources,
+                model, gateway, naming,
+            )  # fmt: skip
+    faults = check.faults(made, [*job.sources, *([seg_made] if seg_made is not None else [])])
+    if faults:
+        raise check.NotValid(f"the {kind} does not pass our own check: {faults[0]}")
+    return made
+
+
+def _array(path: Path, name: str) -> NDArray[Any]:
+    with np.load(path, allow_pickle=False) as arrays:
+        return np.asarray(arrays[name])
+
+
+def _model(package: Package) -> Model:
+    return Model(
+        name=package.name, version=package.version, vendor=package.vendor,
+        digest=package.model_digest, id=package.id, device_uid=device_uid(package.model_digest),
+        family=package.family, source=str(package.algorithm.get("source") or package.vendor),
+        parameters=(f"onnx_sha256={package.model_digest}",),
+        research_only=package.regulatory.get("status") != "cleared",
+    )  # fmt: skip
+
+
+def _naming(
+    job: _Job, kind: ArtifactKind, revision: int, earlier: ArtifactRow | None
+) -> Naming:
+    """Derive every UID from the outcome, so that a retry names the same instance (§4.4)."""
+    route, study_uid = job.route, job.study.study_instance_uid
+    digest = route.input_digest or _unread(job)
+    named = (
+        job.rooms.site.origin, study_uid, digest, route.model_digest, job.package.package_digest,
+        kind.value, str(revision),
+    )  # fmt: skip
+    finished: datetime = job.run.finished_at
+
+    def tracking(number: int) -> str:
+        return derived_uid(
+            "tracking", job.rooms.site.origin, study_uid, route.model_id, str(number)
+        )
+
+    return Naming(
+        sop_instance_uid=derived_uid("instance", *named),
+        series_instance_uid=derived_uid("series", *named),
+        series_number=_SERIES_NUMBER[kind] + revision - 1,
+        instance_number=1,
+        tracking=tracking,
+        revision=revision,
+        started=job.run.started_at,
+        finished=finished,
+        predecessor=None
+        if earlier is None
+        else (
+            earlier.series_instance_uid, earlier.sop_instance_uid, study_uid,
+            earlier.sop_class_uid,
+        ),
+    )  # fmt: skip
+
+
+def _unread(job: _Job) -> str:
+    """Name an input whose pixels could not be decoded: by its files."""
+    files = sorted(f for group in job.route.arrivals.values() for f in group)
+    return hashlib.sha256("\n".join(files).encode()).hexdigest()
+
+
+def _record(
+    job: _Job,
+    kind: ArtifactKind,
+    row: ArtifactRow,
+    data: bytes,
+    leaves: Sequence[str],
+    *,
+    uses_seg: bool,
+) -> str:
+    """Say result.composed for these bytes, then keep the row and the story's line."""
+    rooms, run_id = job.rooms, job.run.id
+    dataset = dcmread(BytesIO(data))
+    key = rooms.record.commitment(job.chain, row.sop_instance_uid)
+    text = rooms.record.text
+    ended = "inference.completed" if job.findings is not None else "inference.failed"
+    with reading(rooms.database) as connection:
+        refs = [(ended, arrivals.leaf_of(connection, f"{ended}/{run_id}"))]
+        earlier = work.earlier_artifacts(
+            connection, job.study.id, job.route.model_id, kind, job.run.started_at
+        )
+        if earlier:
+            before = f"composed/{earlier[-1].run_id}/{kind}"
+            refs.append(("previous", arrivals.leaf_of(connection, before)))
+    if kind is ArtifactKind.SR and uses_seg:
+        refs.append(("result.composed", leaves[0]))
+    leaf = rooms.record.say(
+        "result.composed", f"composed/{run_id}/{kind}",
+        {
+            "kind": kind.value, "revision": row.revision, "partial": row.partial,
+            "sop_class": row.sop_class_uid, "model": job.route.model_digest,
+            "content": text(keys.content_commitment(key, content.content_digest(dataset))),
+            "attributes": {
+                tag.lower(): text(keys.attribute_commitment(key, tag, value))
+                for tag, value in content.attribute_digests(dataset).items()
+            },
+        },
+        chain=job.chain, refs=refs,
+    )  # fmt: skip
+    with writing(rooms.database) as connection:
+        work.add_artifact(connection, row, rooms.now())
+        arrivals.tell(
+            connection, key=f"composed/{run_id}/{kind}", study_id=job.study.id,
+            generation_number=job.route.generation, at=rooms.now(), stage="report",
+            code="result.composed",
+            words=f"{kind} composed, {row.size / 1024:.0f} kB"
+            + (f", revision {row.revision}" if row.revision > 1 else ""),
+            model_id=job.route.model_id, leaf=leaf,
+        )  # fmt: skip
+    return leaf

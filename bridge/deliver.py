@@ -1,0 +1,260 @@
+"""Artifacts reach their destinations: once, in order of proof, or as a visible dead letter.
+
+Nothing is sent before a published checkpoint covers its result.composed leaf. Each
+destination has its own workflow, so one that is down delays no other. Consent is asked
+again before every attempt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import Connection
+
+from bridge import metrics
+from bridge.infer import chain_of
+from bridge.peers import dicom
+from bridge.permit import ask
+from bridge.record import Chain
+from bridge.rooms import Rooms
+from bridge.site import Destination
+from bridge.store import arrivals, work
+from bridge.store.database import reading, writing
+from bridge.store.work import ArtifactRow, RouteRow
+from bridge.study import DeliveryState, RouteState, StudyState
+
+__all__ = ["DONE", "backoff", "finish", "open_deliveries", "send"]
+
+DONE = -1.0
+COVERED_WITHIN = 60.0
+
+
+def backoff(attempt: int) -> float:
+    """Seconds to wait after this many attempts: quick at first, then every five minutes."""
+    return min(300.0, 1.0 * 2.0 ** min(attempt, 5) if attempt <= 20 else 300.0)
+
+
+def open_deliveries(rooms: Rooms, run_id: str) -> list[str]:
+    """Wait for the checkpoint, then open what each destination wants; returns those with work.
+
+    A newer outcome of the same model takes the place of older, undelivered ones.
+    """
+    with reading(rooms.database) as connection:
+        artifacts = work.artifacts_of_run(connection, run_id)
+        run = work.run_of(connection, run_id)
+        route = work.route(connection, run.route_id)
+        leaves = [
+            arrivals.leaf_of(connection, f"composed/{run_id}/{artifact.kind}")
+            for artifact in artifacts
+        ]
+    rooms.record.wait_covered(leaves, COVERED_WITHIN)
+    wanted = []
+    with writing(rooms.database) as connection:
+        _supersede(connection, rooms, route, run_id)
+        for destination in rooms.site.destinations:
+            mine = [a for a in artifacts if _wants(destination, a)]
+            for artifact in mine:
+                work.add_delivery(connection, artifact, destination.name, rooms.now())
+            if mine:
+                wanted.append(destination.name)
+    return wanted
+
+
+def _wants(destination: Destination, artifact: ArtifactRow) -> bool:
+    return artifact.kind.value in destination.send and (destination.partial or not artifact.partial)
+
+
+def _supersede(connection: Connection, rooms: Rooms, route: RouteRow, run_id: str) -> None:
+    for other in work.waiting_of_model(connection, route.study_id, route.model_id):
+        if other.run_id != run_id:
+            work.set_delivery(
+                connection, other.sop_instance_uid, other.destination, DeliveryState.CANCELLED,
+                "a newer result takes its place", rooms.now(),
+            )  # fmt: skip
+
+
+def send(rooms: Rooms, run_id: str, name: str, attempt: int) -> float:
+    """Try once to deliver a run's objects; returns DONE, or seconds until the next attempt."""
+    destination = next((d for d in rooms.site.destinations if d.name == name), None)
+    with reading(rooms.database) as connection:
+        run = work.run_of(connection, run_id)
+        route = work.route(connection, run.route_id)
+        waiting = [
+            d
+            for d in work.deliveries_of(connection, run_id=run_id, destination=name)
+            if d.state is DeliveryState.WAITING
+        ]
+        known = {a.sop_instance_uid: a for a in work.artifacts_of_run(connection, run_id)}
+        input_leaf = arrivals.leaf_of(connection, f"input/{route.id}")
+    batch = [known[d.sop_instance_uid] for d in waiting]
+    if not batch:
+        return DONE
+    chain, study, _ = chain_of(rooms, route)
+    if destination is None:
+        _settle(rooms, route, batch, name, DeliveryState.DEAD, "no such destination any more")
+        return DONE
+    answer = ask(rooms, route, moment=f"delivery/{name}", input_sealed=input_leaf)
+    if not answer.permitted:
+        _settle(rooms, route, batch, name, DeliveryState.HELD, answer.words)
+        return DONE
+    for artifact in batch:
+        _say_started(rooms, chain, route, artifact, name, answer.leaf)
+    peer = dicom.Peer(
+        destination.ae_title, destination.host, destination.port,
+        rooms.site.listener.ae_title,
+    )  # fmt: skip
+    files = [(a.sop_instance_uid, rooms.files.artifact(study.id, a.sop_instance_uid)) for a in batch]
+    sent = dicom.store(peer, files)
+    again = False
+    for artifact in batch:
+        outcome = sent[artifact.sop_instance_uid]
+        metrics.DELIVERIES.labels(name, outcome.outcome).inc()
+        again |= outcome.outcome == "transient"
+        _settle_one(rooms, chain, route, artifact, name, outcome, attempt)
+    return backoff(attempt) if again else DONE
+
+
+def _settle(
+    rooms: Rooms,
+    route: RouteRow,
+    batch: Sequence[ArtifactRow],
+    name: str,
+    state: DeliveryState,
+    words: str,
+) -> None:
+    with writing(rooms.database) as connection:
+        for artifact in batch:
+            work.set_delivery(
+                connection, artifact.sop_instance_uid, name, state, words, rooms.now()
+            )
+        arrivals.tell(
+            connection, key=f"{state}/{batch[0].run_id}/{name}", study_id=route.study_id,
+            generation_number=route.generation, at=rooms.now(), stage="deliver", code=state,
+            words=f"{name}: {words}", model_id=route.model_id,
+        )  # fmt: skip
+
+
+def _say_started(
+    rooms: Rooms, chain: Chain, route: RouteRow, artifact: ArtifactRow, name: str, consent: str
+) -> None:
+    key = f"started/{artifact.run_id}/{artifact.kind}/{name}"
+    with reading(rooms.database) as connection:
+        composed = arrivals.leaf_of(connection, f"composed/{artifact.run_id}/{artifact.kind}")
+    leaf = rooms.record.say(
+        "delivery.started", key,
+        {"destination": name, "kind": artifact.kind.value, "attempt": 1, "protocol": "C-STORE"},
+        chain=chain, refs=[("result.composed", composed), ("consent.checked", consent)],
+    )  # fmt: skip
+    with writing(rooms.database) as connection:
+        arrivals.tell(
+            connection, key=key, study_id=route.study_id, generation_number=route.generation,
+            at=rooms.now(), stage="deliver", code="delivery.started",
+            words=f"{artifact.kind} is on its way to {name}", model_id=route.model_id, leaf=leaf,
+        )  # fmt: skip
+
+
+def _settle_one(
+    rooms: Rooms,
+    chain: Chain,
+    route: RouteRow,
+    artifact: ArtifactRow,
+    name: str,
+    outcome: dicom.Sent,
+    attempt: int,
+) -> None:
+    leaf, state = None, DeliveryState.WAITING
+    if outcome.outcome == "stored":
+        state = DeliveryState.STORED
+        with reading(rooms.database) as connection:
+            started = arrivals.leaf_of(
+                connection, f"started/{artifact.run_id}/{artifact.kind}/{name}"
+            )
+        leaf = rooms.record.say(
+            "result.delivered", f"delivered/{artifact.run_id}/{artifact.kind}/{name}",
+            {"destination": name, "kind": artifact.kind.value, "attempt": attempt + 1,
+             "ack": {"status": outcome.words[-6:]}},
+            chain=chain, refs=[("delivery.started", started)],
+        )  # fmt: skip
+    elif outcome.outcome == "permanent":
+        state = DeliveryState.DEAD
+    with writing(rooms.database) as connection:
+        work.set_delivery(
+            connection, artifact.sop_instance_uid, name, state, outcome.words, rooms.now(),
+            tried=True,
+        )  # fmt: skip
+        if state is not DeliveryState.WAITING or attempt == 0:
+            code = "result.delivered" if leaf else "dead" if state == "dead" else "retrying"
+            arrivals.tell(
+                connection, key=f"{code}/{artifact.run_id}/{artifact.kind}/{name}/{attempt}",
+                study_id=route.study_id, generation_number=route.generation, at=rooms.now(),
+                stage="deliver", code=code,
+                words=f"{artifact.kind} to {name}: {outcome.words}", model_id=route.model_id,
+                leaf=leaf,
+            )  # fmt: skip
+
+
+def finish(rooms: Rooms, study_id: str, generation: int) -> None:
+    """Close a generation of which nothing is left to do, and say where the study stands."""
+    with reading(rooms.database) as connection:
+        current = arrivals.generation(connection, study_id, generation)
+        routes = work.routes_of(connection, study_id, generation)
+        sent = work.deliveries_of(connection, study_id=study_id)
+        study = arrivals.study(connection, study_id)
+    busy = {RouteState.WAITING, RouteState.SEALING, RouteState.RUNNING}
+    if current is None or current.sealed_at is None or any(r.state in busy for r in routes):
+        return
+    if any(d.state is DeliveryState.WAITING for d in sent):
+        _state(rooms, study_id, StudyState.WORKING, "results wait to be delivered")
+        return
+    state, words = _outcome([r.state for r in routes], [d.state for d in sent], routes)
+    with reading(rooms.database) as connection:
+        received = arrivals.leaf_of(connection, f"received/{study_id}/{generation}")
+        quarantined = sum(q.count for q in arrivals.quarantined(connection, study_id))
+    chain = rooms.record.chain(current.subject_ref, study.study_instance_uid)
+    leaf = rooms.record.say(
+        "study.closed", f"closed/{study_id}/{generation}",
+        {
+            "outcome": state.value, "generation": generation,
+            "counts": {
+                "routes": len(routes), "delivered": sum(d.state == "stored" for d in sent),
+                "dead": sum(d.state == "dead" for d in sent),
+                "held": sum(d.state == "held" for d in sent), "quarantined": quarantined,
+            },
+        },
+        chain=chain, refs=[("study.received", received)],
+    )  # fmt: skip
+    if quarantined and state is not StudyState.ATTENTION:
+        state, words = StudyState.ATTENTION, f"{words}; {quarantined} images in quarantine"
+    with writing(rooms.database) as connection:
+        if study.generation == generation:
+            arrivals.set_state(connection, study_id, state, words, rooms.now())
+        arrivals.close_generation(connection, study_id, generation, rooms.now())
+        arrivals.tell(
+            connection, key=f"closed/{study_id}/{generation}", study_id=study_id,
+            generation_number=generation, at=rooms.now(), stage="record", code="study.closed",
+            words=words, leaf=leaf,
+        )  # fmt: skip
+
+
+def _state(rooms: Rooms, study_id: str, state: StudyState, words: str) -> None:
+    with writing(rooms.database) as connection:
+        arrivals.set_state(connection, study_id, state, words, rooms.now())
+
+
+def _outcome(
+    states: Sequence[RouteState], sent: Sequence[DeliveryState], routes: Sequence[RouteRow]
+) -> tuple[StudyState, str]:
+    if DeliveryState.DEAD in sent:
+        return StudyState.ATTENTION, "a destination refused a result; see the study, then retry"
+    if not routes:
+        return StudyState.UNWANTED, "no active model wants this study"
+    if RouteState.FAILED in states:
+        reason = next(r.reason for r in routes if r.state is RouteState.FAILED)
+        return StudyState.FAILED, reason
+    if DeliveryState.STORED in sent:
+        return StudyState.DELIVERED, "results stored at their destinations"
+    if DeliveryState.HELD in sent or all(s is RouteState.DENIED for s in states):
+        return StudyState.DENIED, next((r.reason for r in routes if r.reason), "consent denies it")
+    if RouteState.CARRIED in states:
+        return StudyState.DELIVERED, "the result of an earlier generation stands"
+    return StudyState.DELIVERED, "read; no destination wants a result"

@@ -1,0 +1,156 @@
+"""The only address of stored bytes: the inbox, instances, artifacts, work folders.
+
+A name never comes from outside: UIDs are hashed (`uid_name`) before they become
+part of a path. Every write is fsynced, file and folder, before it is called done.
+
+    instances/inbox/ARRIVAL.dcm      what the listener acknowledged and nobody has indexed yet
+    instances/ab/HASH/ARRIVAL.dcm    the same file, indexed, in its study's folder
+    artifacts/STUDY/HASH.dcm         what we composed, byte for byte as it is sent
+    work/ROUTE/                      decoded pixels and outcomes of runs, can be made again
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from bridge.errors import StorageFull
+from bridge.study import uid_name
+
+__all__ = ["Files", "arrival_name", "calling_ae_of", "fsync_folder", "received_ns_of"]
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make the folder's entries durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def arrival_name(received_ns: int, pid: int, number: int, calling_ae: str) -> str:
+    """Name an arrival: when (ns since 1970), by which process, from which AE title (hex)."""
+    ae = calling_ae.strip()[:16].encode("utf-8", "replace").hex() or "00"
+    return f"{received_ns:020d}-{pid}-{number}-{ae}"
+
+
+def received_ns_of(arrival: str) -> int:
+    """Read back when a file arrived; 0 if the name is not ours."""
+    first = arrival.split("-", 1)[0]
+    return int(first) if first.isdigit() else 0
+
+
+def calling_ae_of(arrival: str) -> str:
+    """Read back from which AE title a file came; empty if the name is not ours."""
+    parts = arrival.split("-")
+    try:
+        return bytes.fromhex(parts[3]).decode("utf-8", "replace") if len(parts) == 4 else ""
+    except ValueError:
+        return ""
+
+
+class Files:
+    """A site's stored bytes; `watermark_mb` is what must stay free on the disk."""
+
+    def __init__(self, folder: Path, instances: Path, watermark_mb: int) -> None:
+        self.instances = instances
+        self.inbox = instances / "inbox"
+        self.parts = instances / "parts"
+        self.artifacts = folder / "artifacts"
+        self.work = folder / "work"
+        self._watermark_mb = watermark_mb
+
+    def prepare(self) -> None:
+        """Make the folders; unfinished parts of a listener that died are removed."""
+        for path in (self.inbox, self.parts, self.artifacts, self.work):
+            path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for part in self.parts.iterdir():
+            part.unlink(missing_ok=True)
+
+    def is_full(self) -> bool:
+        """Whether the disk is below its watermark."""
+        return shutil.disk_usage(self.instances).free < self._watermark_mb * 1024 * 1024
+
+    def arrived(self, limit: int) -> list[Path]:
+        """List files that were acknowledged and not indexed, oldest first."""
+        names = sorted(
+            entry.name for entry in os.scandir(self.inbox) if entry.name.endswith(".dcm")
+        )
+        return [self.inbox / name for name in names[:limit]]
+
+    def waiting(self) -> int:
+        """Count files that wait for the indexer."""
+        return sum(1 for entry in os.scandir(self.inbox) if entry.name.endswith(".dcm"))
+
+    def instance(self, study_instance_uid: str, arrival: str) -> Path:
+        """Where an indexed instance lies."""
+        name = uid_name(study_instance_uid)
+        return self.instances / name[:2] / name / f"{arrival}.dcm"
+
+    def settle(self, arrivals: Iterator[tuple[Path, str]]) -> None:
+        """Link files from the inbox into the folders of their studies (path, StudyInstanceUID).
+
+        The inbox keeps its names until `clear`, so that a crash before the commit of the
+        rows finds them there again.
+        """
+        touched: set[Path] = set()
+        for path, study_instance_uid in arrivals:
+            target = self.instance(study_instance_uid, path.stem)
+            if target.exists():
+                continue
+            if not target.parent.exists():
+                target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+                touched.update((target.parent.parent, self.instances))
+            os.link(path, target)
+            touched.add(target.parent)
+        for folder in touched:
+            fsync_folder(folder)
+
+    def clear(self, paths: list[Path]) -> None:
+        """Take indexed files out of the inbox."""
+        for path in paths:
+            path.unlink(missing_ok=True)
+
+    def drop(self, study_instance_uid: str, arrival: str) -> None:
+        """Remove a copy that said nothing new (a duplicate, a result of ours)."""
+        self.instance(study_instance_uid, arrival).unlink(missing_ok=True)
+
+    def artifact(self, study_id: str, sop_instance_uid: str) -> Path:
+        """Where an artifact lies."""
+        return self.artifacts / study_id / f"{uid_name(sop_instance_uid)}.dcm"
+
+    def keep_artifact(self, study_id: str, sop_instance_uid: str, data: bytes) -> Path:
+        """Write an artifact durably; bytes that are there already stand (design §4b).
+
+        Raises StorageFull when the disk is full.
+        """
+        target = self.artifact(study_id, sop_instance_uid)
+        if target.exists():
+            return target
+        target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        part = target.with_suffix(".part")
+        try:
+            with part.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            part.unlink(missing_ok=True)
+            raise StorageFull(f"an artifact could not be written: {error.strerror}") from error
+        part.rename(target)
+        fsync_folder(target.parent)
+        fsync_folder(self.artifacts)
+        return target
+
+    def run_folder(self, run_id: str) -> Path:
+        """Give a folder for a run's intermediate files."""
+        path = self.work / run_id
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return path
+
+    def drop_run_folder(self, run_id: str) -> None:
+        """Remove a run's intermediate files; they can be made again."""
+        shutil.rmtree(self.work / run_id, ignore_errors=True)

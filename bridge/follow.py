@@ -1,0 +1,241 @@
+"""Following an arrival: look at what is held, ask the source, open routes that are ready.
+
+The decisions are `assemble.judge` and `route.plan`; this is the door between them
+and the rows. Each look is a step: it can be repeated at any time to the same end.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import datetime
+
+from sqlalchemy import Connection
+
+from bridge import assemble, route
+from bridge.peers import dicom
+from bridge.record import input_root
+from bridge.rooms import Rooms
+from bridge.store import arrivals, work
+from bridge.store.arrivals import GenerationRow, HeldRow, StudyRow
+from bridge.store.catalog import ModelRow
+from bridge.store.database import reading, writing
+from bridge.study import StudyState
+from models.package import Package
+
+__all__ = ["look", "route_id"]
+
+
+def route_id(study_id: str, generation: int, model_digest: str) -> str:
+    """Name a route: the same study, generation and model give the same id."""
+    text = f"{study_id}/{generation}/{model_digest}"
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def look(rooms: Rooms, study_id: str, generation: int) -> float:
+    """Look once at a generation; returns seconds until the next look, 0 when it is sealed."""
+    with reading(rooms.database) as connection:
+        study = arrivals.study(connection, study_id)
+        current = arrivals.generation(connection, study_id, generation)
+        held = arrivals.held(connection, study_id)
+        own = arrivals.own_series(connection, study_id)
+    if current is None or current.sealed_at is not None:
+        return 0.0
+    models = rooms.catalog.active()
+    now = rooms.clock.steady()
+    rules = _rules(rooms)
+    askable = rooms.site.askable(study.calling_ae) is not None
+    facts = _arrivals(rooms, current, held, own, askable=askable)
+    verdict = assemble.judge(facts, rules, now)
+    if verdict.ask and askable:
+        answers = _ask(rooms, study, current, models)
+        facts = _arrivals(
+            rooms, current, held, own, askable=answers is not None, answers=answers
+        )
+        verdict = assemble.judge(facts, rules, rooms.clock.steady())
+    ready, refused = route.plan([package for _, package in models], held, verdict)
+    for one in ready:
+        _open(rooms, study, current, held, one)
+    if verdict.study is not None:
+        _received(rooms, study, current, held)
+    with writing(rooms.database) as connection:
+        if verdict.study is None:
+            arrivals.set_waiting_words(connection, study_id, verdict.words)
+            return max(0.05, verdict.look_again_in)
+        _seal(rooms, connection, study, current, verdict, ready, refused)
+    return 0.0
+
+
+def _rules(rooms: Rooms) -> assemble.Rules:
+    completion = rooms.site.completion
+    return assemble.Rules(
+        completion.quiet_seconds, completion.settle_seconds, completion.max_wait_seconds
+    )
+
+
+def _arrivals(
+    rooms: Rooms,
+    current: GenerationRow,
+    held: Sequence[HeldRow],
+    own: frozenset[str],
+    *,
+    askable: bool,
+    answers: Sequence[assemble.Answer] | None = None,
+) -> assemble.Arrivals:
+    counts: dict[str, int] = {}
+    for instance in held:
+        uid = instance.series_instance_uid
+        counts[uid] = counts.get(uid, 0) + 1
+    last = {
+        uid: max(i.received_at for i in held if i.series_instance_uid == uid) for uid in counts
+    }
+    if answers is None:
+        answers = _kept(current)
+    readable = answers[-1].readable if answers else frozenset()
+    return assemble.Arrivals(
+        held=counts, last=last, opened=current.opened_at, since=rooms.clock.started,
+        declared=current.declared, answers=answers, askable=askable,
+        readable=readable, own=own,
+    )  # fmt: skip
+
+
+def _kept(current: GenerationRow) -> list[assemble.Answer]:
+    return [
+        assemble.Answer(
+            datetime.fromisoformat(a["at"]), a["series"], frozenset(a.get("readable", ()))
+        )
+        for a in current.counts.get("answers", [])
+    ]
+
+
+def _ask(
+    rooms: Rooms,
+    study: StudyRow,
+    current: GenerationRow,
+    models: Sequence[tuple[ModelRow, Package]],
+) -> list[assemble.Answer] | None:
+    """Ask the source for its counts and keep the last two answers; None if it cannot tell."""
+    source = rooms.site.askable(study.calling_ae)
+    if source is None or source.port is None:
+        return None
+    peer = dicom.Peer(source.ae_title, source.host, source.port, rooms.site.listener.ae_title)
+    asked_at = rooms.clock.steady()
+    counted = dicom.counts(peer, study.study_instance_uid)
+    if counted is None:
+        return None
+    wanted = {m for _, package in models for m in package.modalities}
+    readable = frozenset(
+        uid for uid, modality in counted.modalities.items() if not wanted or modality in wanted
+    )
+    answers = [*_kept(current), assemble.Answer(asked_at, dict(counted.series), readable)]
+    first = next(
+        (a for a in answers if a.series == answers[-1].series), answers[-1]
+    )  # the oldest that agrees keeps its time, so that settle_seconds can pass
+    answers = [first, answers[-1]] if first is not answers[-1] else [answers[-1]]
+    with writing(rooms.database) as connection:
+        arrivals.keep_counts(connection, study.id, current.generation, {
+            "source": source.name,
+            "answers": [
+                {"at": a.at.isoformat(), "series": dict(a.series), "readable": sorted(a.readable)}
+                for a in answers
+            ],
+        })  # fmt: skip
+    return answers
+
+
+def _received(
+    rooms: Rooms, study: StudyRow, current: GenerationRow, held: Sequence[HeldRow]
+) -> str:
+    """Append study.received, once a generation: what is held when its first route opens."""
+    chain = rooms.record.chain(current.subject_ref, study.study_instance_uid)
+    source = rooms.site.source_of(study.calling_ae)
+    root = input_root(chain.key, [(i.sop_instance_uid, i.dataset_sha256) for i in held])
+    leaf = rooms.record.say(
+        "study.received", f"received/{study.id}/{current.generation}",
+        {
+            "source": source.name if source is not None else "unlisted",
+            "protocol": "C-STORE", "generation": current.generation, "instances": len(held),
+            "series": len({i.series_instance_uid for i in held}), "root": rooms.record.text(root),
+        },
+        chain=chain,
+    )  # fmt: skip
+    with writing(rooms.database) as connection:
+        arrivals.tell(
+            connection, key=f"received/{study.id}/{current.generation}", study_id=study.id,
+            generation_number=current.generation, at=rooms.now(), stage="receive",
+            code="study.received", words=f"{len(held)} images held", leaf=leaf,
+        )  # fmt: skip
+    return leaf
+
+
+def _open(
+    rooms: Rooms,
+    study: StudyRow,
+    current: GenerationRow,
+    held: Sequence[HeldRow],
+    ready: route.Ready,
+) -> None:
+    """Open a route: its row, its story and its workflow in one transaction."""
+    identity = route_id(study.id, current.generation, ready.package.model_digest)
+    _received(rooms, study, current, held)
+    package, at = ready.package, rooms.now()
+    with writing(rooms.database) as connection:
+        fresh = work.add_route(
+            connection, route_id=identity, study_id=study.id, generation=current.generation,
+            model=(package.model_digest, package.id, package.version), roles=ready.roles,
+            arrivals=ready.arrivals, evidence=asdict(ready.evidence), warnings=ready.warnings,
+            at=at,
+        )  # fmt: skip
+        if not fresh:
+            return
+        count = sum(len(files) for files in ready.arrivals.values())
+        arrivals.tell(
+            connection, key=f"route/{identity}", study_id=study.id,
+            generation_number=current.generation, at=at, stage="route", code="wanted",
+            words=f"{package.id} {package.version} wants {count} images: {ready.evidence.words}",
+            model_id=package.id,
+        )  # fmt: skip
+        for warning in ready.warnings:
+            arrivals.tell(
+                connection, key=f"warning/{identity}/{warning[:80]}", study_id=study.id,
+                generation_number=current.generation, at=at, stage="route", code="warning",
+                words=warning, model_id=package.id,
+            )  # fmt: skip
+        arrivals.set_state(connection, study.id, StudyState.WORKING, "at work", at)
+        rooms.work.enqueue_in(
+            connection, "route", "route", f"route/{identity}/1", identity, 1,
+        )  # fmt: skip
+
+
+def _seal(
+    rooms: Rooms,
+    connection: Connection,
+    study: StudyRow,
+    current: GenerationRow,
+    verdict: assemble.Verdict,
+    ready: Sequence[route.Ready],
+    refused: Sequence[route.Refused],
+) -> None:
+    at = rooms.now()
+    words = verdict.study.words if verdict.study is not None else ""
+    arrivals.seal_generation(connection, study.id, current.generation, words, at)
+    arrivals.tell(
+        connection, key=f"sealed/{study.id}/{current.generation}", study_id=study.id,
+        generation_number=current.generation, at=at, stage="assemble", code="complete",
+        words=words,
+    )  # fmt: skip
+    for one in refused:
+        package = one.package
+        work.note_unwanted(
+            connection, study.id, current.generation,
+            (package.model_digest, package.id, package.version), one.reason,
+        )  # fmt: skip
+        arrivals.tell(
+            connection, key=f"unwanted/{study.id}/{current.generation}/{package.model_digest}",
+            study_id=study.id, generation_number=current.generation, at=at, stage="route",
+            code="not wanted", words=f"{package.id}: {one.reason}", model_id=package.id,
+        )  # fmt: skip
+    if not ready and not work.routes_of(connection, study.id, current.generation):
+        reason = "no active model wants this study" if refused else "no model is active"
+        arrivals.set_state(connection, study.id, StudyState.UNWANTED, reason, at)

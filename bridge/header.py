@@ -1,0 +1,218 @@
+"""Reading the header of a received file: hostile bytes in, an Instance or BadInstance out.
+
+Pixels are never touched here; they are decoded in a child process (models.sandbox).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+import zlib
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from io import BytesIO
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from pydicom import Dataset, config, dcmread
+from pydicom.datadict import tag_for_keyword
+from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.multival import MultiValue
+from pydicom.tag import Tag
+from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+from bridge.errors import BadInstance
+from bridge.files import calling_ae_of, received_ns_of
+from bridge.study import Instance, Patient, is_uid_as_sent
+
+__all__ = ["IDENTITY", "MANUFACTURER", "dataset_of", "read_header", "read_instance"]
+
+MANUFACTURER = "radseal"
+IDENTITY = (
+    "PatientID", "IssuerOfPatientID", "PatientName", "StudyInstanceUID", "SeriesInstanceUID",
+    "SOPInstanceUID", "SOPClassUID", "Modality", "StudyDate", "AccessionNumber",
+    "SpecificCharacterSet", "ContributingEquipmentSequence", "Rows", "InstanceNumber",
+    "PatientSex", "PatientBirthDate", "PatientAge",
+)  # fmt: skip
+_UNREADABLE = (
+    InvalidDicomError, BytesLengthException, EOFError, ValueError, KeyError, TypeError,
+    AttributeError, NotImplementedError, RecursionError, OverflowError, LookupError,
+    struct.error, zlib.error, MemoryError,
+)  # fmt: skip
+_INFLATED_LIMIT = 512 * 1024 * 1024
+_TEXT_LIMIT = 1024
+
+config.settings.reading_validation_mode = config.IGNORE
+
+
+def _inflate_carefully(file: BinaryIO, start: int) -> BytesIO:
+    """Inflate a deflated dataset within a limit, so that a bomb ends as a sentence."""
+    file.seek(0)
+    head = file.read(start)
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    out = BytesIO()
+    while chunk := file.read(1 << 16):
+        out.write(inflater.decompress(chunk, 1 << 24))
+        while inflater.unconsumed_tail:
+            if out.tell() > _INFLATED_LIMIT:
+                raise BadInstance("bomb", "the deflated dataset expands beyond 512 MB")
+            out.write(inflater.decompress(inflater.unconsumed_tail, 1 << 24))
+    # The meta group is kept, its syntax replaced: what follows is explicit little endian now.
+    plain = head.replace(
+        DeflatedExplicitVRLittleEndian.encode() + b"\0" * (len(DeflatedExplicitVRLittleEndian) % 2),
+        b"1.2.840.10008.1.2.1\0\0\0",
+    )
+    return BytesIO(plain + out.getvalue())
+
+
+def _start_of_dataset(path: Path) -> int:
+    """Where the dataset begins: after the preamble and group 0002 (PS3.10 §7.1)."""
+    with path.open("rb") as file:
+        head = file.read(144)
+    if len(head) < 144 or head[128:132] != b"DICM":
+        raise BadInstance("not_dicom", "the file is no DICOM file")
+    return 144 + int(struct.unpack("<L", head[140:144])[0])
+
+
+def _digest(path: Path, start: int) -> tuple[str, int]:
+    digest, size = hashlib.sha256(), 0
+    with path.open("rb") as file:
+        file.seek(start)
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+            size += len(chunk)
+    return digest.hexdigest(), size
+
+
+def dataset_of(path: Path, keywords: Sequence[str] | None = None) -> Dataset:
+    """Read a file's header, everything before the pixels; raises BadInstance.
+
+    `keywords` limits it to these attributes, which is much quicker.
+    """
+    tags = None if keywords is None else [Tag(t) for k in keywords if (t := tag_for_keyword(k))]
+    try:
+        start = _start_of_dataset(path)
+        with path.open("rb") as file:
+            deflated = DeflatedExplicitVRLittleEndian.encode() in file.read(start)
+            file.seek(0)
+            source = _inflate_carefully(file, start) if deflated else file
+            dataset = dcmread(source, stop_before_pixels=True, specific_tags=tags)
+            if deflated:
+                dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+            return dataset
+    except BadInstance:
+        raise
+    except OSError as error:
+        raise BadInstance("unreadable", f"the file cannot be read: {error.strerror}") from None
+    except _UNREADABLE as error:
+        raise BadInstance(
+            "unreadable", f"the dataset is malformed ({type(error).__name__})"
+        ) from None
+
+
+def _json(value: Any) -> Any:
+    if value is None:
+        return None
+    if isinstance(value, MultiValue | list | tuple):
+        return [_json(item) for item in list(value)[:64]]
+    if isinstance(value, int) and not isinstance(value, bool):
+        return int(value)
+    if isinstance(value, float) or type(value).__name__ in {"DSdecimal", "DSfloat", "IS"}:
+        number = float(value)
+        return number if number == number and abs(number) != float("inf") else None
+    return str(value)[:_TEXT_LIMIT]
+
+
+def read_header(dataset: Dataset, keywords: Sequence[str]) -> dict[str, Any]:
+    """Give the JSON values of these attributes; what cannot be read is left out."""
+    values: dict[str, Any] = {}
+    for keyword in keywords:
+        try:
+            value = dataset.get(keyword)
+            if value is not None and not isinstance(value, bytes):
+                values[keyword] = _json(value)
+        except _UNREADABLE:
+            continue
+    return values
+
+
+def _text(dataset: Dataset, keyword: str) -> str:
+    try:
+        value = dataset.get(keyword)
+    except _UNREADABLE:
+        return ""
+    return "" if value is None else str(value).strip().replace("\0", "")[:_TEXT_LIMIT]
+
+
+def _uid(dataset: Dataset, keyword: str) -> str:
+    uid = _text(dataset, keyword)
+    if not uid:
+        raise BadInstance("missing", f"{keyword} is missing, which every object must have")
+    if not is_uid_as_sent(uid):
+        raise BadInstance("bad_uid", f"{keyword} is no UID")
+    return uid
+
+
+def _age_years(dataset: Dataset) -> float | None:
+    """Age at the study in years: from birth and study date first, then from (0010,1010)."""
+    born, studied = _text(dataset, "PatientBirthDate"), _text(dataset, "StudyDate")
+    try:
+        days = datetime.strptime(studied, "%Y%m%d") - datetime.strptime(born, "%Y%m%d")  # noqa: DTZ007
+    except ValueError:
+        stated = _text(dataset, "PatientAge")
+        if len(stated) == 4 and stated[:3].isdigit() and stated[3] in "DWMY":
+            per_year = {"D": 365.25, "W": 52.18, "M": 12.0, "Y": 1.0}[stated[3]]
+            return int(stated[:3]) / per_year
+        return None
+    return days.days / 365.25 if 0 <= days.days < 150 * 366 else None
+
+
+def _is_ours(dataset: Dataset) -> bool:
+    try:
+        items = dataset.get("ContributingEquipmentSequence") or ()
+        return any(_text(item, "InstitutionName") == MANUFACTURER
+                   or _text(item, "ContributionDescription").startswith(f"{MANUFACTURER} ")
+                   for item in items)  # fmt: skip
+    except _UNREADABLE:
+        return False
+
+
+def read_instance(
+    path: Path, keywords: Sequence[str], issuer_of: Callable[[str], str]
+) -> Instance:
+    """Read an arrival's header; raises BadInstance with a code and a sentence without PHI.
+
+    `keywords` are the attributes that rules and geometry read; `issuer_of` says whose
+    numbers a calling AE title's PatientIDs are, where (0010,0021) is absent.
+    """
+    start = _start_of_dataset(path)
+    digest, size = _digest(path, start)
+    if not size:
+        raise BadInstance("empty", "the object holds no dataset")
+    dataset = dataset_of(path, [*IDENTITY, *keywords])
+    calling_ae = calling_ae_of(path.stem)
+    patient = Patient(
+        _text(dataset, "IssuerOfPatientID") or issuer_of(calling_ae), _text(dataset, "PatientID")
+    )
+    return Instance(
+        arrival=path.stem,
+        sop_instance_uid=_uid(dataset, "SOPInstanceUID"),
+        sop_class_uid=_uid(dataset, "SOPClassUID"),
+        series_instance_uid=_uid(dataset, "SeriesInstanceUID"),
+        study_instance_uid=_uid(dataset, "StudyInstanceUID"),
+        transfer_syntax_uid=str(getattr(dataset.file_meta, "TransferSyntaxUID", "")),
+        patient=patient,
+        patient_name=_text(dataset, "PatientName"),
+        accession_number=_text(dataset, "AccessionNumber"),
+        study_date=_text(dataset, "StudyDate")[:16],
+        modality=_text(dataset, "Modality")[:16],
+        calling_ae=calling_ae,
+        dataset_sha256=digest,
+        size=size,
+        received_at=datetime.fromtimestamp(received_ns_of(path.stem) / 1e9, UTC),
+        attributes={
+            **read_header(dataset, [*keywords, "Rows", "InstanceNumber", "PatientSex"]),
+            "AgeYears": _age_years(dataset),
+        },
+        own=_is_ours(dataset),
+    )

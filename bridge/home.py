@@ -1,0 +1,179 @@
+"""A site folder: made once by `init`, opened by every command and by the service."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import socket
+from pathlib import Path
+
+import sqlalchemy
+
+from bridge import ambient
+from bridge.ambient import Clock
+from bridge.catalog import Catalog
+from bridge.engine import Engine, EngineClient
+from bridge.errors import SettingsError, WrongUse
+from bridge.files import Files, fsync_folder
+from bridge.record import Recorder
+from bridge.report.identity import Gateway
+from bridge.rooms import Rooms
+from bridge.site import Site, read
+from bridge.store.database import migrate, open_engine
+from bridge.vault import Vault, new_site_key
+from ledger import note
+from ledger.errors import LedgerError, SecondSequencer
+from ledger.log import Log, SqliteStore, open_log
+from ledger.verify import policy_text
+
+__all__ = ["VERSION", "create", "database_of", "open_rooms", "publish"]
+
+VERSION = importlib.metadata.version("radseal")
+
+_SITE_TOML = """\
+# radseal site. Every key but name and origin has a default; see README.md for all of them.
+name = {name}
+origin = {origin}
+
+[listener]
+ae_title = "RADSEAL"
+port = 11112
+accept = "listed"        # only AE titles of [[sources]]; "any" takes every caller
+
+# Who may send:
+# [[sources]]
+# name = "ct1"
+# ae_title = "MODALITY1"
+
+# Where results go:
+# [[destinations]]
+# name = "pacs"
+# ae_title = "PACS"
+# host = "10.0.0.6"
+# port = 104
+"""
+
+
+def _secret(path: Path, data: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def create(folder: Path, name: str, origin: str) -> Site:
+    """Make a site: settings, keys, vault, tables. Raises WrongUse for a folder with content."""
+    if folder.exists() and any(folder.iterdir()):
+        raise WrongUse(f"{folder} is not empty; choose a new folder")
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    text = _SITE_TOML.format(name=_toml(name), origin=_toml(origin))
+    (folder / "site.toml").write_text(text, encoding="utf-8")
+    try:
+        site = read(folder)
+    except SettingsError:
+        (folder / "site.toml").unlink()
+        raise
+    keys = folder / "keys"
+    keys.mkdir(mode=0o700)
+    _secret(keys / "site.key", new_site_key(ambient.entropy))
+    _secret(keys / "ledger-ed25519.pem",
+            note.Ed25519Signer.generate(origin, ambient.entropy).to_pem())  # fmt: skip
+    _secret(keys / "ledger-mldsa44.pem",
+            note.MLDSA44Signer.generate(origin, ambient.entropy).to_pem())  # fmt: skip
+    _publish_keys(site)
+    Files(folder, site.instances, site.storage.watermark_mb).prepare()
+    migrate(database_of(site))
+    _vault(site).close()
+    fsync_folder(keys)
+    fsync_folder(folder)
+    return site
+
+
+def _toml(text: str) -> str:
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def database_of(site: Site) -> sqlalchemy.Engine:
+    """Open the site's tables."""
+    return open_engine(site.database_url)
+
+
+def _signers(site: Site) -> tuple[note.Signer, ...]:
+    keys = site.folder / "keys"
+    try:
+        return (
+            note.Ed25519Signer.from_pem(site.origin, (keys / "ledger-ed25519.pem").read_bytes()),
+            note.MLDSA44Signer.from_pem(site.origin, (keys / "ledger-mldsa44.pem").read_bytes()),
+        )
+    except FileNotFoundError as error:
+        raise SettingsError(
+            f"{error.filename} is missing; a site's keys are made by `radseal init`, restore them "
+            "from the backup"
+        ) from None
+
+
+def _publish_keys(site: Site) -> None:
+    """Write the public halves where verifiers look for them."""
+    vkeys = [note.vkey(signer) for signer in _signers(site)]
+    for path, text in (
+        (site.folder / "ledger.vkey", "".join(f"{key}\n" for key in vkeys)),
+        (site.folder / "ledger.policy", policy_text(vkeys)),
+    ):
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            path.write_text(text, encoding="utf-8")
+
+
+def _vault(site: Site) -> Vault:
+    key = (site.folder / "keys" / "site.key").read_bytes()
+    where = site.database_url if site.on_postgresql else site.folder / "vault.db"
+    return Vault(where, key, ambient.entropy)
+
+
+def open_ledger(site: Site) -> Log:
+    """Open the site's log; raises SettingsError when the origin was changed after its first leaf."""
+    if site.on_postgresql:
+        from bridge.logstore import PostgresStore  # noqa: PLC0415 - psycopg only where it is used
+
+        store: SqliteStore | PostgresStore = PostgresStore(site.database_url)
+    else:
+        store = SqliteStore(site.folder / "ledger.db")
+    try:
+        log = open_log(site.folder / "ledger", store, site.origin, _signers(site))
+    except LedgerError as error:
+        raise SettingsError(f"the ledger cannot be opened: {error}") from None
+    _publish_keys(site)
+    return log
+
+
+def open_rooms(site: Site, work: Engine | EngineClient, *, prepare: bool = False) -> Rooms:
+    """Open a site's rooms; `prepare` migrates the tables and clears a dead listener's parts."""
+    database = database_of(site)
+    files = Files(site.folder, site.instances, site.storage.watermark_mb)
+    if prepare:
+        migrate(database)
+        files.prepare()
+    vault = _vault(site)
+    node = socket.gethostname().split(".")[0][:40] or "node"
+    recorder = Recorder(open_ledger(site), vault, node, ambient.now, ambient.new_leaf_id)
+    recorder.say(
+        "log.opened", "log/opened",
+        {"schema": 1, "origin": site.origin,
+         "vkeys": [note.vkey(s)[:200] for s in _signers(site)[:1]]},
+    )  # fmt: skip
+    return Rooms(
+        site=site, database=database, files=files, vault=vault, record=recorder,
+        catalog=Catalog(database, site.folder, recorder), work=work, clock=Clock(),
+        gateway=Gateway(
+            site_name=site.name, software_versions=VERSION,
+            serial=note.vkey(_signers(site)[0]).split("+")[1],
+        ),
+    )  # fmt: skip
+
+
+def publish(rooms: Rooms) -> None:
+    """Publish what a command appended, unless a running service does it."""
+    try:
+        rooms.record.log.sequence(rooms.now())
+    except SecondSequencer:
+        return

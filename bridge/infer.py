@@ -1,0 +1,260 @@
+"""Seal a route's input, then run its model over it in a child process.
+
+`seal` decodes the pixels once (models.sandbox) and appends input.sealed; `run` starts
+the model and appends inference.started, then completed or failed. Whatever a model or
+a picture does to the child is the run's outcome, with a reason, and harms nothing else
+(design §4.7).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bridge import metrics
+from bridge.record import Chain, input_root
+from bridge.rooms import Rooms
+from bridge.store import arrivals, work
+from bridge.store.arrivals import GenerationRow, StudyRow
+from bridge.store.database import reading, writing
+from bridge.store.work import RouteRow
+from bridge.study import RouteState
+from models import sandbox
+from models.errors import RunFailed
+
+__all__ = ["CARRIED", "SEALED", "chain_of", "run", "run_id", "seal"]
+
+SEALED, CARRIED = "sealed", "carried"
+LIMITS = sandbox.Limits()
+
+
+def chain_of(rooms: Rooms, route: RouteRow) -> tuple[Chain, StudyRow, GenerationRow]:
+    """Give the chain that a route's leaves belong to, with its study and generation."""
+    with reading(rooms.database) as connection:
+        study = arrivals.study(connection, route.study_id)
+        generation = arrivals.generation(connection, route.study_id, route.generation)
+    if generation is None:
+        raise KeyError(route.id)
+    return rooms.record.chain(generation.subject_ref, study.study_instance_uid), study, generation
+
+
+def paths_of(rooms: Rooms, study: StudyRow, route: RouteRow) -> dict[str, list[Path]]:
+    """Give the files of each role."""
+    return {
+        role: [rooms.files.instance(study.study_instance_uid, arrival) for arrival in files]
+        for role, files in route.arrivals.items()
+    }
+
+
+def run_id(route_id: str, attempt: int) -> str:
+    """Name a run: the same route and attempt give the same id."""
+    return hashlib.sha256(f"run/{route_id}/{attempt}".encode()).hexdigest()[:32]
+
+
+def seal(rooms: Rooms, route_id: str) -> str:
+    """Fix a route's input; returns sealed, or carried when this model read it before."""
+    with reading(rooms.database) as connection:
+        route = work.route(connection, route_id)
+    chain, study, generation = chain_of(rooms, route)
+    paths = paths_of(rooms, study, route)
+    reason, digest, decoders = "", None, {}
+    try:
+        sealed = sandbox.seal(
+            paths=[path for files in paths.values() for path in files],
+            work=rooms.files.run_folder(route_id),
+            limits=LIMITS,
+        )
+        digest, decoders = sealed.input_digest, dict(sealed.decoders)
+    except RunFailed as error:
+        reason = f"{error.code}: {error}"
+    with writing(rooms.database) as connection:
+        earlier = work.twin(connection, route, digest) if digest else None
+        if earlier is not None:
+            _carry(rooms, connection, route, earlier, digest)
+            return CARRIED
+    leaf = _say_sealed(rooms, chain, study, route, digest, decoders)
+    with writing(rooms.database) as connection:
+        work.set_route(connection, route_id, RouteState.SEALING, reason, input_digest=digest)
+        arrivals.tell(
+            connection, key=f"input/{route_id}", study_id=study.id,
+            generation_number=generation.generation, at=rooms.now(), stage="assemble",
+            code="input.sealed", words=f"input fixed: {route.evidence.words}",
+            model_id=route.model_id, leaf=leaf,
+        )  # fmt: skip
+    return SEALED
+
+
+def _carry(
+    rooms: Rooms, connection: Any, route: RouteRow, earlier: RouteRow, digest: str | None
+) -> None:
+    words = (
+        f"this model read this very input in generation {earlier.generation}: its result stands"
+    )
+    work.set_route(connection, route.id, RouteState.CARRIED, words, input_digest=digest)
+    arrivals.tell(
+        connection, key=f"carried/{route.id}", study_id=route.study_id,
+        generation_number=route.generation, at=rooms.now(), stage="infer", code="carried",
+        words=words, model_id=route.model_id,
+    )  # fmt: skip
+
+
+def _say_sealed(
+    rooms: Rooms,
+    chain: Chain,
+    study: StudyRow,
+    route: RouteRow,
+    digest: str | None,
+    decoders: Mapping[str, Any],
+) -> str:
+    with reading(rooms.database) as connection:
+        held = {row.arrival: row for row in arrivals.by_arrival(connection, study.id)}
+        received = arrivals.leaf_of(connection, f"received/{study.id}/{route.generation}")
+    used = [held[arrival] for files in route.arrivals.values() for arrival in files]
+    root = input_root(chain.key, [(i.sop_instance_uid, i.dataset_sha256) for i in used])
+    evidence = route.evidence
+    body: dict[str, Any] = {
+        "route": {"model": route.model_digest, "roles": sorted(route.roles)},
+        "root": rooms.record.text(root),
+        "counts": {role: len(files) for role, files in route.arrivals.items()},
+        "evidence": {
+            "kind": evidence.kind, "held": evidence.held, "expected": evidence.expected,
+            "seconds": evidence.seconds, "incomplete": evidence.incomplete,
+        },
+        "generation": route.generation,
+    }  # fmt: skip
+    if decoders:
+        body["decoders"] = decoders
+    if digest is not None:
+        # Keyed, so that nobody can try pictures against the log.
+        body["digest"] = rooms.record.text(rooms.record.keyed(chain, "input", digest))
+    return rooms.record.say(
+        "input.sealed", f"input/{route.id}", body, chain=chain,
+        refs=[("study.received", received)],
+    )  # fmt: skip
+
+
+def run(rooms: Rooms, route_id: str, attempt: int) -> str:
+    """Run the route's model once; returns the run's id. Its row says how it ended."""
+    with reading(rooms.database) as connection:
+        route = work.route(connection, route_id)
+        input_leaf = arrivals.leaf_of(connection, f"input/{route_id}")
+        decision = work.last_decision(connection, route_id)
+    chain, study, _ = chain_of(rooms, route)
+    identity, at = run_id(route_id, attempt), rooms.now()
+    package = rooms.catalog.package(route.model_digest)
+    started = rooms.record.say(
+        "inference.started", f"started/{identity}",
+        {"model": route.model_digest, "run": identity, "attempt": attempt,
+         "package": package.package_digest},
+        chain=chain,
+        refs=[("input.sealed", input_leaf),
+              ("consent.checked", decision.leaf if decision is not None else ""),
+              ("model.activated", rooms.catalog.activated(route.model_digest))],
+    )  # fmt: skip
+    with writing(rooms.database) as connection:
+        work.start_run(connection, identity, route_id, attempt, at)
+        work.set_route(connection, route_id, RouteState.RUNNING, route.reason)
+        _tell(rooms, connection, route, identity, "inference.started",
+              f"{package.name} {package.version} started", started)  # fmt: skip
+    try:
+        if route.input_digest is None:
+            code, _, words = route.reason.partition(": ")
+            raise RunFailed(code or "undecodable", words or "the pixels cannot be decoded")
+        folder = rooms.files.run_folder(route_id)
+        outcome = sandbox.run(
+            package=package, roles=paths_of(rooms, study, route), work=folder, limits=LIMITS,
+            cached=folder / "pixels", warnings=tuple(route.warnings),
+        )  # fmt: skip
+    except RunFailed as error:
+        _failed(rooms, chain, route, identity, started, error)
+        return identity
+    _completed(rooms, chain, route, identity, started, outcome)
+    return identity
+
+
+def _completed(
+    rooms: Rooms,
+    chain: Chain,
+    route: RouteRow,
+    identity: str,
+    started: str,
+    outcome: sandbox.Outcome,
+) -> None:
+    findings = outcome.findings.to_json()
+    leaf = rooms.record.say(
+        "inference.completed", f"ended/{identity}",
+        {
+            "model": route.model_digest, "run": identity,
+            "milliseconds": round(outcome.seconds * 1000), "peak_mb": round(outcome.peak_mb),
+            "runtime": _facts(outcome.runtime),
+            "output": rooms.record.text(
+                rooms.record.keyed(chain, "output", _output_digest(findings, outcome.mask_path))
+            ),
+        },
+        chain=chain, refs=[("inference.started", started)],
+    )  # fmt: skip
+    metrics.RUNS.labels(route.model_id, "completed").inc()
+    metrics.RUN_SECONDS.labels(route.model_id).observe(outcome.seconds)
+    with writing(rooms.database) as connection:
+        work.finish_run(
+            connection, identity, "completed", rooms.now(), seconds=outcome.seconds,
+            peak_mb=outcome.peak_mb, findings=findings, runtime=dict(outcome.runtime),
+        )  # fmt: skip
+        _tell(rooms, connection, route, identity, "inference.completed",
+              f"completed in {outcome.seconds:.1f} s: {outcome.findings.statement}", leaf)  # fmt: skip
+
+
+def _failed(
+    rooms: Rooms, chain: Chain, route: RouteRow, identity: str, started: str, error: RunFailed
+) -> None:
+    leaf = rooms.record.say(
+        "inference.failed", f"ended/{identity}",
+        {"model": route.model_digest, "run": identity, "reason": error.code},
+        chain=chain, refs=[("inference.started", started)],
+    )  # fmt: skip
+    metrics.RUNS.labels(route.model_id, "failed").inc()
+    words = f"failed ({error.code}): {error}"
+    with writing(rooms.database) as connection:
+        work.finish_run(
+            connection, identity, "failed", rooms.now(), code=error.code, reason=str(error)
+        )
+        work.set_route(connection, route.id, RouteState.FAILED, words)
+        _tell(rooms, connection, route, identity, "inference.failed", words, leaf)
+
+
+def _tell(
+    rooms: Rooms,
+    connection: Any,
+    route: RouteRow,
+    identity: str,
+    code: str,
+    words: str,
+    leaf: str,
+) -> None:
+    arrivals.tell(
+        connection, key=f"{code}/{identity}", study_id=route.study_id,
+        generation_number=route.generation, at=rooms.now(), stage="infer", code=code,
+        words=words, model_id=route.model_id, leaf=leaf,
+    )  # fmt: skip
+
+
+def _facts(runtime: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the runtime as a leaf can hold it: labels, whole numbers, lists of labels."""
+
+    def fact(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {str(k): fact(v) for k, v in value.items()}
+        if isinstance(value, Sequence) and not isinstance(value, str):
+            return [fact(v) for v in value]
+        return value if isinstance(value, int | bool) or value is None else str(value)[:200] or "-"
+
+    return {str(key): fact(value) for key, value in runtime.items()}
+
+
+def _output_digest(findings: Mapping[str, Any], mask: Path | None) -> str:
+    digest = hashlib.sha256(repr(sorted(findings.items())).encode())
+    if mask is not None:
+        digest.update(mask.read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""Doors in: one file per way that an image arrives."""

@@ -1,0 +1,175 @@
+"""The C-STORE SCP: bytes to disk as they came, fsync, then Success (design §4.1).
+
+A process of its own, without a database. It decodes no dataset: the peer's bytes
+go chunk by chunk into a part file, which is fsynced, renamed into the inbox under
+a name of ours, and made durable there before the peer hears 0x0000. AE titles
+and times are in the file's name, so that the index can be rebuilt from the files.
+
+A crash before the rename leaves a part, and the peer has heard nothing: it sends
+again. A crash after the rename and before the response leaves a file that the
+peer sends once more; the indexer knows it by its digest.
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import itertools
+import os
+import signal
+import socket
+import sys
+import tempfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pydicom.uid import AllTransferSyntaxes
+from pynetdicom import AE, AllStoragePresentationContexts, _config, evt
+from pynetdicom.presentation import build_context
+from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
+
+from bridge import ambient, logs, site
+from bridge.files import Files, arrival_name, fsync_folder
+
+__all__ = ["ABORTED", "Listener", "main"]
+
+SUCCESS = 0x0000
+OUT_OF_RESOURCES = 0xA700
+CANNOT_UNDERSTAND = 0xC000
+ABORTED = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+
+
+class Listener:
+    """One C-STORE SCP over a site's inbox."""
+
+    def __init__(self, settings: site.Site, files: Files) -> None:
+        self._settings = settings
+        self._files = files
+        self._numbers = itertools.count()
+        self._pid = os.getpid()
+        self._log = logs.get()
+        self._server: Any = None
+
+    def start(self) -> int:
+        """Begin to listen; returns the port. Raises OSError when it is taken."""
+        # Chunked: memory stays flat however large an object is. Unrestricted: every storage
+        # SOP class, private ones included, is taken and kept as sent.
+        _config.STORE_RECV_CHUNKED_DATASET = True
+        _config.UNRESTRICTED_STORAGE_SERVICE = True
+        _config.LOG_HANDLER_LEVEL = "none"
+        tempfile.tempdir = str(self._files.parts)
+        listener = self._settings.listener
+        ae = AE(ae_title=listener.ae_title)
+        ae.supported_contexts = [
+            build_context(cx.abstract_syntax, AllTransferSyntaxes)
+            for cx in AllStoragePresentationContexts
+            if cx.abstract_syntax is not None
+        ]
+        ae.add_supported_context(Verification)
+        ae.maximum_associations = 64
+        ae.maximum_pdu_size = 0
+        ae.network_timeout = 120
+        if listener.accept == "listed":
+            ae.require_calling_aet = [source.ae_title for source in self._settings.sources]
+        self._server = ae.start_server(
+            (listener.host, listener.port),
+            block=False,
+            evt_handlers=[
+                (evt.EVT_CONN_OPEN, self._on_open),
+                (evt.EVT_REQUESTED, self._on_requested),
+                (evt.EVT_C_ECHO, lambda _event: SUCCESS),
+                (evt.EVT_C_STORE, self._on_store),
+            ],
+        )
+        return int(self._server.server_address[1])
+
+    def stop(self) -> None:
+        """Stop listening; associations are aborted, unacknowledged objects are the sender's."""
+        if self._server is not None:
+            self._server.shutdown()
+
+    def _on_open(self, event: Any) -> None:
+        raw = event.assoc.dul.socket.socket
+        # Without it sender and listener wait 40 ms for each other's delayed ACKs.
+        raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def _on_requested(self, event: Any) -> None:
+        requestor = event.assoc.requestor
+        if self._files.is_full():
+            self._log.error("association.refused", code="disk below its watermark")
+            # Rejected transient, service provider (presentation), local limit exceeded.
+            event.assoc.acse.send_reject(0x02, 0x03, 0x02)
+            event.assoc.kill()
+            return
+        source = self._settings.source_of(str(requestor.ae_title))
+        if source is not None and source.host and not _same_host(source.host, requestor.address):
+            self._log.error("association.refused", code="address", source=source.name)
+            # Rejected permanent, service user, calling AE title not recognized.
+            event.assoc.acse.send_reject(0x01, 0x01, 0x03)
+            event.assoc.kill()
+
+    def _on_store(self, event: Any) -> int:
+        part = Path(event.dataset_path)
+        file = event.request._dataset_file  # noqa: SLF001 - pynetdicom leaves closing it to us
+        try:
+            file.flush()
+            os.fsync(file.fileno())
+            file.close()
+            name = arrival_name(
+                _now_ns(), self._pid, next(self._numbers), str(event.assoc.requestor.ae_title)
+            )
+            part.rename(self._files.inbox / f"{name}.dcm")
+            fsync_folder(self._files.inbox)
+        except OSError as error:
+            part.unlink(missing_ok=True)
+            self._log.error("store.failed", code=error.strerror)
+            return OUT_OF_RESOURCES if error.errno in ABORTED else CANNOT_UNDERSTAND
+        # A crash from here on loses nothing: the file is durable under its final name.
+        return SUCCESS
+
+
+def _now_ns() -> int:
+    return int(ambient.now().timestamp() * 1e9)
+
+
+def _same_host(expected: str, address: str) -> bool:
+    try:
+        wanted = ipaddress.ip_address(expected)
+    except ValueError:
+        return True  # a host name: DNS decides elsewhere, the AE title decides here
+    return wanted == ipaddress.ip_address(address)
+
+
+def _end_with_parent(stop: Callable[[], None]) -> None:
+    sys.stdin.buffer.read()
+    stop()
+
+
+def main() -> None:
+    """Listen for the site named on the command line until standard input is closed."""
+    logs.setup()
+    settings = site.read(Path(sys.argv[1]))
+    files = Files(settings.folder, settings.instances, settings.storage.watermark_mb)
+    listener = Listener(settings, files)
+    try:
+        port = listener.start()
+    except OSError as error:
+        sys.stderr.write(
+            f"the DICOM port {settings.listener.port} cannot be opened: {error.strerror}; "
+            "choose another [listener] port or end the program that holds it\n"
+        )
+        raise SystemExit(1) from None
+    sys.stdout.write(f"ready {port}\n")
+    sys.stdout.flush()
+    ended = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: ended.set())
+    threading.Thread(target=_end_with_parent, args=(ended.set,), daemon=True).start()
+    ended.wait()
+    listener.stop()
+
+
+if __name__ == "__main__":
+    main()

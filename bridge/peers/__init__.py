@@ -1,0 +1,1 @@
+"""Systems that we call: one file per outside system."""

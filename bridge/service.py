@@ -1,0 +1,289 @@
+"""Composition root: settings → rooms → listener, indexer, worker, publisher, HTTP; in reverse back.
+
+    listener    a process of its own: bytes to disk, no database (bridge/intake/dimse.py)
+    indexer     a thread: files become rows
+    worker      the durable workflows (bridge/pipeline.py)
+    publisher   a thread: pending leaves become a signed checkpoint, at most 200 ms later
+    http        a thread: pages, API, health
+
+Any of them may die at any moment; the next start goes on from what is durable.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO
+
+import sqlalchemy
+import uvicorn
+
+from bridge import ambient, logs, metrics, pipeline
+from bridge.api.app import create_app
+from bridge.engine import Engine
+from bridge.errors import RadsealError, Refused, WrongUse
+from bridge.front import Front
+from bridge.home import open_rooms
+from bridge.receive import Indexer
+from bridge.report.errors import ReportError
+from bridge.rooms import Rooms
+from bridge.site import Site
+from ledger.errors import LedgerError, SecondSequencer
+from ledger.log import Sequencer
+from models import sandbox, select
+from models.errors import ModelError, RunFailed
+
+__all__ = ["Service", "serve", "work"]
+
+_PUBLISH_EVERY = 0.1
+_INDEX_EVERY = 0.1
+_ATTRIBUTES = tuple(dict.fromkeys([*select.READ, "InstanceNumber", "PatientSex"]))
+
+
+class _Loop(threading.Thread):
+    """A thread that repeats one task until it is told to stop; the only broad except of ours."""
+
+    def __init__(self, name: str, task: Callable[[], float]) -> None:
+        super().__init__(name=name, daemon=True)
+        self._task = task
+        self._ended = threading.Event()
+        self.healthy = True
+
+    def run(self) -> None:
+        """Repeat; an error is logged by its class, the task is tried again a second later."""
+        log = logs.get()
+        while not self._ended.is_set():
+            try:
+                pause = self._task()
+                self.healthy = True
+            except Exception as error:  # noqa: BLE001 - the worker: one bad pass must not end it
+                self.healthy = False
+                log.error("loop.failed", where=self.name, code=type(error).__name__)
+                pause = 1.0
+            self._ended.wait(pause)
+
+    def stop(self) -> None:
+        """End after the current pass."""
+        self._ended.set()
+        self.join(timeout=10)
+
+
+class Service:
+    """A site at work. `listen` adds the DICOM listener, the indexer and HTTP to the worker."""
+
+    def __init__(self, site: Site, *, listen: bool) -> None:
+        self._site = site
+        self._listen = listen
+        self._log = logs.get()
+        self._lock: IO[str] | None = None
+        self._listener: subprocess.Popen[str] | None = None
+        self._loops: list[_Loop] = []
+        self._http: uvicorn.Server | None = None
+        self._sequencer: Sequencer | None = None
+        self._stopping = False
+        node = socket.gethostname().split(".")[0] or "node"
+        self.engine = Engine(site.database_url, site.folder, node, speakable=_speakable())
+        self.rooms = open_rooms(site, self.engine, prepare=listen)
+        pipeline.declare(self.engine, self.rooms)
+
+    def start(self) -> None:
+        """Start everything; raises WrongUse when the site is served already or a port is taken."""
+        if self._listen:
+            self._claim()
+        self.engine.launch()
+        self._loop("publisher", self._publish)
+        if not self._listen:
+            return
+        indexer = self._indexer()
+        self._loop("indexer", lambda: self._index(indexer))
+        self._open_http()
+        self._start_listener()
+        self._loop("listener", self._watch_listener)
+
+    def stop(self) -> None:
+        """Stop in reverse order; what is under way goes on at the next start."""
+        self._stopping = True
+        if self._listener is not None:
+            self._listener.terminate()
+        if self._http is not None:
+            self._http.should_exit = True
+        for loop in reversed(self._loops):
+            if loop.name != "publisher":
+                loop.stop()
+        self.engine.close(timeout=5)
+        for loop in self._loops:
+            loop.stop()
+        if self._sequencer is not None:
+            self._sequencer.__exit__(None, None, None)
+
+    def healthy(self) -> dict[str, bool]:
+        """Say which parts live."""
+        parts = {loop.name: loop.is_alive() and loop.healthy for loop in self._loops}
+        parts["worker"] = self.engine.alive()
+        if self._listen:
+            parts["dicom"] = self._listener is not None and self._listener.poll() is None
+        return parts
+
+    def _claim(self) -> None:
+        self._lock = (self._site.folder / ".serve.lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise WrongUse(
+                f"{self._site.folder} is served already by another process; stop that one first"
+            ) from None
+
+    def _loop(self, name: str, task: Callable[[], float]) -> None:
+        loop = _Loop(name, task)
+        self._loops.append(loop)
+        loop.start()
+
+    def _publish(self) -> float:
+        """Sequence what is pending, while we hold the log's lock; else try for it."""
+        if self._sequencer is None:
+            sequencer = Sequencer(self.rooms.record.log)
+            try:
+                sequencer.__enter__()
+            except SecondSequencer:
+                return 1.0
+            self._sequencer = sequencer
+        try:
+            if self._sequencer.sequence(ambient.now()):
+                metrics.LEAVES.set(self.rooms.record.log.size())
+        except LedgerError:
+            # Never sign after a failed write: a new sequencer compares files and store first.
+            self._sequencer.__exit__(None, None, None)
+            self._sequencer = None
+            raise
+        return _PUBLISH_EVERY
+
+    def _index(self, indexer: Indexer) -> float:
+        indexed = indexer.index(self.rooms.clock.steady())
+        metrics.WAITING.set(self.rooms.files.waiting() if indexed else 0)
+        return 0.0 if indexed else _INDEX_EVERY
+
+    def _indexer(self) -> Indexer:
+        rooms = self.rooms
+
+        def opened(connection: sqlalchemy.Connection, study_id: str, generation: int) -> None:
+            self.engine.enqueue_in(
+                connection, "study", "study", f"study/{study_id}/{generation}", study_id,
+                generation,
+            )  # fmt: skip
+
+        return Indexer(
+            engine=rooms.database, files=rooms.files, keywords=_ATTRIBUTES,
+            issuer_of=self._site.issuer_of, same_pixels=_same_pixels, subject_of=rooms.subject,
+            opened=opened, readable=lambda sop_class: _readable(rooms, sop_class),
+            new_id=ambient.new_id,
+        )  # fmt: skip
+
+    def _start_listener(self) -> None:
+        self._listener = subprocess.Popen(
+            [sys.executable, "-m", "bridge.intake.dimse", str(self._site.folder)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        line = self._listener.stdout.readline() if self._listener.stdout is not None else ""
+        if not line.startswith("ready"):
+            self._listener.wait()
+            raise WrongUse(
+                f"the DICOM listener did not start on port {self._site.listener.port}; "
+                "is the port taken?"
+            )
+        self._log.info("listener.ready", port=int(line.split()[1]))
+
+    def _watch_listener(self) -> float:
+        if not self._stopping and self._listener is not None and self._listener.poll() is not None:
+            self._log.error("listener.died", status=self._listener.returncode)
+            self._start_listener()
+        return 0.5
+
+    def _open_http(self) -> None:
+        http = self._site.http
+        app = create_app(Front(self.rooms, self.healthy))
+        bound = socket.socket(socket.AF_INET6 if ":" in http.host else socket.AF_INET)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            bound.bind((http.host, http.port))
+        except OSError as error:
+            raise WrongUse(
+                f"the HTTP port {http.host}:{http.port} cannot be opened ({error.strerror}); "
+                "choose another [http] port"
+            ) from None
+        config = uvicorn.Config(app, log_config=None, access_log=False, server_header=False)
+        self._http = uvicorn.Server(config)
+        thread = threading.Thread(
+            target=self._http.run, kwargs={"sockets": [bound]}, name="http", daemon=True
+        )
+        thread.start()
+        self._log.info("http.ready", host=http.host, port=http.port)
+
+
+def _speakable() -> tuple[type[Exception], ...]:
+    """Which errors' texts are known to hold no patient data and may be kept with a step."""
+    return (RadsealError, ReportError, ModelError, LedgerError)
+
+
+def _same_pixels(held: Path, new: Path) -> bool | None:
+    limits = sandbox.Limits(timeout_s=60, memory_mb=4096)
+    try:
+        return sandbox.pixel_digest(held, limits) == sandbox.pixel_digest(new, limits)
+    except RunFailed:
+        return None
+
+
+def _readable(rooms: Rooms, sop_class_uid: str) -> bool:
+    """Whether any active model could read such an object."""
+    return any(
+        not (classes := package.input.get("sop_classes")) or sop_class_uid in classes
+        for _, package in rooms.catalog.active()
+    )
+
+
+def _until_told(service: Service) -> None:
+    ended = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: ended.set())
+    while not ended.wait(1.0):
+        if not service.engine.alive():
+            # A lost lease or a dead thread: end, so that whoever supervises starts us again.
+            logs.get().error("worker.lost")
+            os._exit(70)
+    service.stop()
+
+
+def serve(site: Site, ready: Callable[[Service], None]) -> None:
+    """Serve a site until SIGTERM or SIGINT; `ready` is called once everything answers."""
+    service = Service(site, listen=True)
+    service.start()
+    ready(service)
+    _until_told(service)
+    _end()
+
+
+def work(site: Site) -> None:
+    """Be one more worker of a site on PostgreSQL; raises Refused on SQLite."""
+    if not site.on_postgresql:
+        raise Refused(
+            "one more worker needs PostgreSQL: set [database] url = \"postgresql+psycopg://…\""
+        )
+    service = Service(site, listen=False)
+    service.start()
+    logs.get().info("worker.ready")
+    _until_told(service)
+    _end()
+
+
+def _end() -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # A step that still runs keeps its thread; it goes on at the next start, so do not wait.
+    os._exit(0)
+

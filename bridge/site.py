@@ -1,0 +1,296 @@
+"""Settings: `site.toml` and the environment, read once, frozen, unknown keys refused.
+
+The only room that reads the environment. Every key has a default but `name` and
+`origin`; `RADSEAL_LISTENER__PORT=…` overrides `[listener] port`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from bridge.errors import SettingsError
+from bridge.study import AETitle
+
+__all__ = ["Completion", "Destination", "Site", "Source", "find_folder", "read"]
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
+_ORIGIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._~/-]{0,199}")
+
+
+def _ae_title(text: str) -> str:
+    return str(AETitle(text))
+
+
+def _name(text: str) -> str:
+    if _NAME.fullmatch(text) is None:
+        raise ValueError("use lower case letters, digits, - and _, at most 40")
+    return text
+
+
+def _origin(text: str) -> str:
+    if _ORIGIN.fullmatch(text) is None or text.endswith("/"):
+        raise ValueError("write it as host/path without a scheme and without a final slash")
+    return text
+
+
+AETitleText = Annotated[str, AfterValidator(_ae_title)]
+NameText = Annotated[str, AfterValidator(_name)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+Seconds = Annotated[float, Field(ge=0, le=7 * 86400)]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Listener(_Table):
+    """[listener]: the DICOM C-STORE SCP."""
+
+    ae_title: AETitleText = "RADSEAL"
+    host: str = "0.0.0.0"  # noqa: S104 - a PACS is another machine; [[sources]] decides who may
+    port: Port = 11112
+    accept: Literal["listed", "any"] = "listed"
+    processes: Annotated[int, Field(ge=1, le=16)] = 1
+    fast: bool = True
+
+
+class Http(_Table):
+    """[http]: pages and API, on loopback unless said otherwise."""
+
+    host: str = "127.0.0.1"
+    port: Port = 8080
+
+
+class Completion(_Table):
+    """[completion]: when a study's input is called complete (design §4a)."""
+
+    quiet_seconds: Seconds = 30
+    settle_seconds: Seconds = 5
+    max_wait_seconds: Seconds = 3600
+
+
+class Database(_Table):
+    """[database]: SQLite beside site.toml, or PostgreSQL by URL."""
+
+    url: str = "sqlite:///state.db"
+
+    @model_validator(mode="after")
+    def _known(self) -> Database:
+        if not self.url.startswith(("sqlite:///", "postgresql+psycopg://")):
+            raise ValueError("url: use sqlite:///state.db or postgresql+psycopg://…")
+        return self
+
+
+class Storage(_Table):
+    """[storage]: where received instances lie."""
+
+    url: str = "file:instances"
+    watermark_mb: Annotated[int, Field(ge=0)] = 512
+
+    @model_validator(mode="after")
+    def _known(self) -> Storage:
+        if not self.url.startswith("file:"):
+            raise ValueError("url: only file:FOLDER works in this release; S3 comes later")
+        return self
+
+
+class Patients(_Table):
+    """[patients]: whose numbers the PatientIDs are."""
+
+    issuer: str = ""
+    issuer_system: str = ""
+
+
+class Consent(_Table):
+    """[consent]: what is asked before inference, and what holds where no document speaks."""
+
+    purpose: str = "TREATDS"
+    unidentified: Literal["deny", "permit"] = "deny"
+    policy: Literal["opt-out-treatment", "opt-in-all", "break-glass-only", "deny-all"] = (
+        "opt-out-treatment"
+    )
+
+
+class Ledger(_Table):
+    """[ledger]: what an anonymous reader may fetch of the log."""
+
+    public: Literal["checkpoint", "tiles", "entries"] = "checkpoint"
+    witnesses: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _later(self) -> Ledger:
+        if self.witnesses:
+            raise ValueError("witnesses: not in this release; leave it empty")
+        return self
+
+
+class Source(_Table):
+    """[[sources]]: who may send, and who can be asked for counts."""
+
+    name: NameText
+    ae_title: AETitleText
+    host: str = ""
+    port: Port | None = None
+    query: bool = False
+    ask: str = ""
+    issuer: str = ""
+
+    @model_validator(mode="after")
+    def _askable(self) -> Source:
+        if self.query and (not self.host or self.port is None):
+            raise ValueError("query = true needs host and port")
+        return self
+
+
+class Destination(_Table):
+    """[[destinations]]: where results go, and which objects each wants."""
+
+    name: NameText
+    kind: Literal["dicom"] = "dicom"
+    ae_title: AETitleText
+    host: str
+    port: Port
+    send: tuple[Literal["sr", "seg", "summary"], ...] = ("sr", "seg", "summary")
+    partial: bool = False
+    commitment: bool = False
+
+    @model_validator(mode="after")
+    def _later(self) -> Destination:
+        if self.commitment:
+            raise ValueError(
+                "commitment = true: storage commitment comes with the results release; "
+                "set it to false, deliveries then end as stored"
+            )
+        return self
+
+
+class Site(BaseSettings):
+    """One installation. Paths are relative to `folder`, where site.toml lies."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="RADSEAL_", env_nested_delimiter="__", extra="forbid", frozen=True
+    )
+
+    folder: Path
+    name: str
+    origin: Annotated[str, AfterValidator(_origin)]
+    listener: Listener = Listener()
+    http: Http = Http()
+    completion: Completion = Completion()
+    database: Database = Database()
+    storage: Storage = Storage()
+    patients: Patients = Patients()
+    consent: Consent = Consent()
+    ledger: Ledger = Ledger()
+    sources: tuple[Source, ...] = ()
+    destinations: tuple[Destination, ...] = ()
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> Site:
+        for what, names in (
+            ("sources", [s.name for s in self.sources]),
+            ("destinations", [d.name for d in self.destinations]),
+        ):
+            for name in names:
+                if names.count(name) > 1:
+                    raise ValueError(f"{what}: the name {name!r} is used twice")
+        known = {s.name for s in self.sources}
+        for source in self.sources:
+            if source.ask and source.ask not in known:
+                raise ValueError(f"sources: {source.name!r} asks {source.ask!r}, which is not there")
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Let the environment win over site.toml."""
+        return env_settings, init_settings
+
+    @property
+    def database_url(self) -> str:
+        """The database's URL with an absolute path for SQLite."""
+        prefix = "sqlite:///"
+        if self.database.url.startswith(prefix):
+            return prefix + str(self.folder / self.database.url.removeprefix(prefix))
+        return self.database.url
+
+    @property
+    def on_postgresql(self) -> bool:
+        """Whether the tables live in PostgreSQL."""
+        return self.database.url.startswith("postgresql")
+
+    @property
+    def instances(self) -> Path:
+        """Folder of received instances."""
+        return self.folder / self.storage.url.removeprefix("file:")
+
+    def source_of(self, ae_title: str) -> Source | None:
+        """Find the source with this calling AE title."""
+        return next((s for s in self.sources if s.ae_title == ae_title.strip()), None)
+
+    def askable(self, ae_title: str) -> Source | None:
+        """Find who can be asked for counts about studies from this AE title."""
+        source = self.source_of(ae_title)
+        if source is not None and source.ask:
+            source = next(s for s in self.sources if s.name == source.ask)
+        return source if source is not None and source.query else None
+
+    def issuer_of(self, ae_title: str) -> str:
+        """Whose numbers this source's PatientIDs are, where (0010,0021) is absent."""
+        source = self.source_of(ae_title)
+        return (source.issuer if source is not None else "") or self.patients.issuer
+
+
+def find_folder(given: Path | None) -> Path:
+    """Give the site folder: as said, else $RADSEAL_SITE, else the current folder."""
+    return (given or Path(os.environ.get("RADSEAL_SITE", "."))).resolve()
+
+
+def read(folder: Path) -> Site:
+    """Read `folder`/site.toml; raises SettingsError with one sentence that names key and fix."""
+    path = folder / "site.toml"
+    try:
+        values: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SettingsError(
+            f"{path} is not there; make a site with `radseal init DIR`, or say --site DIR"
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path} is not TOML: {error}") from None
+    if "folder" in values:
+        raise SettingsError(f"{path}: unknown key folder; remove it")
+    overridden = {k for k in os.environ if k.startswith("RADSEAL_") and k != "RADSEAL_SITE"}
+    if "RADSEAL_FOLDER" in overridden:
+        raise SettingsError("RADSEAL_FOLDER is no setting; use RADSEAL_SITE")
+    try:
+        return Site(folder=folder, **values)
+    except ValidationError as error:
+        raise SettingsError(_sentence(path, error)) from None
+
+
+def _sentence(path: Path, error: ValidationError) -> str:
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"]) or "the file"
+    fixes = {
+        "extra_forbidden": "unknown key; remove it or correct its spelling",
+        "missing": "this key is required; add it",
+    }
+    said = fixes.get(first["type"], first["msg"].removeprefix("Value error, "))
+    return f"{path}: {key}: {said}"

@@ -1,0 +1,1 @@
+"""The only room that speaks SQL: tables, and functions over a connection, typed in and out."""

@@ -1,0 +1,166 @@
+"""Rows of what the site trusts and keeps: vendors' keys, models, consent documents."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Row, or_, select, update
+
+from bridge.store.database import insert_once
+from bridge.store.tables import consents, model_owners, models, vendors
+
+__all__ = [
+    "ConsentRow",
+    "ModelRow",
+    "add_consent",
+    "add_model",
+    "add_vendor_key",
+    "consent",
+    "consents_of",
+    "find_models",
+    "list_consents",
+    "list_models",
+    "set_model",
+    "take_ownership",
+    "vendor_keys",
+    "withdraw_consent",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRow:
+    """A registered model; `acts` says who did what when: {act, by, authn, at, leaf}."""
+
+    digest: str
+    id: str
+    version: str
+    name: str
+    vendor: str
+    state: str
+    package_digest: str
+    folder: str
+    registered_at: datetime
+    acts: Sequence[Mapping[str, Any]]
+
+    def leaf_of(self, act: str) -> str | None:
+        """Give the leaf of the newest act of this name."""
+        return next((a["leaf"] for a in reversed(self.acts) if a["act"] == act), None)
+
+
+@dataclass(frozen=True, slots=True)
+class ConsentRow:
+    """A consent document as kept; `sealed` is encrypted under the patient's key."""
+
+    id: str
+    subject_ref: str
+    status: str
+    sealed: bytes
+    leaf: str | None
+    added_at: datetime
+    withdrawn_at: datetime | None
+
+
+def add_vendor_key(
+    connection: Connection, vendor: str, key_sha256: str, pem: str, at: datetime
+) -> bool:
+    """Trust a vendor's public key; False if it was trusted before."""
+    return insert_once(connection, vendors, {
+        "vendor": vendor, "key_sha256": key_sha256, "pem": pem, "trusted_at": at, "until": None,
+    })  # fmt: skip
+
+
+def vendor_keys(connection: Connection, vendor: str, at: datetime) -> list[bytes]:
+    """List a vendor's public keys that are trusted at that time."""
+    rows = connection.execute(
+        select(vendors.c.pem).where(
+            vendors.c.vendor == vendor, or_(vendors.c.until.is_(None), vendors.c.until > at)
+        )
+    )
+    return [row.pem.encode() for row in rows]
+
+
+def take_ownership(connection: Connection, model_id: str, vendor: str) -> str:
+    """Let the first vendor that registers a model id own it; returns the owner."""
+    insert_once(connection, model_owners, {"id": model_id, "vendor": vendor})
+    return connection.execute(
+        select(model_owners.c.vendor).where(model_owners.c.id == model_id)
+    ).scalar_one()
+
+
+def add_model(connection: Connection, row: ModelRow) -> bool:
+    """Register a model; False if this digest or this version is there already."""
+    return insert_once(connection, models, {
+        "digest": row.digest, "id": row.id, "version": row.version, "name": row.name,
+        "vendor": row.vendor, "state": row.state, "package_digest": row.package_digest,
+        "folder": row.folder, "registered_at": row.registered_at, "acts": list(row.acts),
+    })  # fmt: skip
+
+
+def _model(row: Row[Any]) -> ModelRow:
+    return ModelRow(*row)
+
+
+def list_models(connection: Connection, state: str | None = None) -> list[ModelRow]:
+    """List the models, of one state or all."""
+    query = select(models).order_by(models.c.id, models.c.registered_at)
+    if state is not None:
+        query = query.where(models.c.state == state)
+    return [_model(row) for row in connection.execute(query)]
+
+
+def find_models(connection: Connection, name: str) -> list[ModelRow]:
+    """Find models by MODEL, MODEL@VERSION or digest, newest first."""
+    model_id, _, version = name.partition("@")
+    query = select(models).where(or_(models.c.id == model_id, models.c.digest == name))
+    if version:
+        query = query.where(models.c.version == version)
+    return [_model(r) for r in connection.execute(query.order_by(models.c.registered_at.desc()))]
+
+
+def set_model(
+    connection: Connection, digest: str, state: str, acts: Sequence[Mapping[str, Any]]
+) -> None:
+    """Change a model's state and the list of acts that led there."""
+    connection.execute(
+        update(models).where(models.c.digest == digest).values(state=state, acts=list(acts))
+    )
+
+
+def add_consent(connection: Connection, row: ConsentRow) -> bool:
+    """Keep a consent document."""
+    return insert_once(connection, consents, {
+        "id": row.id, "subject_ref": row.subject_ref, "status": row.status,
+        "sealed": row.sealed, "leaf": row.leaf, "added_at": row.added_at,
+        "withdrawn_at": row.withdrawn_at,
+    })  # fmt: skip
+
+
+def consents_of(connection: Connection, subject_refs: Sequence[str]) -> list[ConsentRow]:
+    """List the documents of these subjects that were not withdrawn, oldest first."""
+    rows = connection.execute(
+        select(consents)
+        .where(consents.c.subject_ref.in_(list(subject_refs)), consents.c.withdrawn_at.is_(None))
+        .order_by(consents.c.added_at)
+    )
+    return [ConsentRow(*row) for row in rows]
+
+
+def list_consents(connection: Connection) -> list[ConsentRow]:
+    """List all documents, oldest first."""
+    return [ConsentRow(*r) for r in connection.execute(select(consents).order_by(consents.c.added_at))]
+
+
+def consent(connection: Connection, consent_id: str) -> ConsentRow | None:
+    """Find a document."""
+    row = connection.execute(select(consents).where(consents.c.id == consent_id)).first()
+    return None if row is None else ConsentRow(*row)
+
+
+def withdraw_consent(connection: Connection, consent_id: str, at: datetime) -> None:
+    """Say that a document no longer speaks."""
+    connection.execute(
+        update(consents).where(consents.c.id == consent_id).values(withdrawn_at=at)
+    )

@@ -1,0 +1,76 @@
+"""Opening the database: SQLite in WAL mode with immediate writes, or PostgreSQL."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import alembic.command
+import alembic.config
+from sqlalchemy import Connection, Engine, Table, create_engine, event
+from sqlalchemy.dialects.postgresql import insert as postgresql_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+
+__all__ = ["insert_once", "migrate", "open_engine", "reading", "writing"]
+
+_BUSY_MS = 30_000
+
+
+def open_engine(url: str) -> Engine:
+    """Open the database at `url`; on SQLite every connection is in WAL mode and fsyncs commits."""
+    if not url.startswith("sqlite"):
+        return create_engine(url, pool_pre_ping=True, pool_size=5, max_overflow=10)
+    engine = create_engine(url, connect_args={"timeout": _BUSY_MS / 1000})
+
+    @event.listens_for(engine, "connect")
+    def _pragmas(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # transactions are begun below, not by the driver
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA journal_mode=WAL")
+        cursor.execute("PRAGMA synchronous=FULL")
+        cursor.execute(f"PRAGMA busy_timeout={_BUSY_MS}")
+        cursor.execute("PRAGMA foreign_keys=ON")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        writes = connection.get_execution_options().get("writes", False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    return engine
+
+
+@contextmanager
+def writing(engine: Engine) -> Iterator[Connection]:
+    """Give a connection inside one write transaction: committed at the end, or nothing."""
+    with engine.execution_options(writes=True).begin() as connection:
+        yield connection
+
+
+@contextmanager
+def reading(engine: Engine) -> Iterator[Connection]:
+    """Give a connection for reading a consistent state."""
+    with engine.connect() as connection:
+        yield connection
+
+
+def insert_once(connection: Connection, table: Table, values: Mapping[str, Any]) -> bool:
+    """Insert unless a unique key says that it was said before; returns whether it was new."""
+    if connection.dialect.name == "sqlite":
+        result = connection.execute(sqlite_insert(table).values(**values).on_conflict_do_nothing())
+    else:
+        result = connection.execute(
+            postgresql_insert(table).values(**values).on_conflict_do_nothing()
+        )
+    return result.rowcount == 1
+
+
+def migrate(engine: Engine) -> None:
+    """Bring the schema to this release's state; safe to repeat."""
+    config = alembic.config.Config()
+    config.set_main_option("script_location", str(Path(__file__).parent.parent / "sql"))
+    with writing(engine) as connection:
+        config.attributes["connection"] = connection
+        alembic.command.upgrade(config, "head")

@@ -1,0 +1,109 @@
+"""The child process: first it gives up what it does not need, then it reads hostile bytes.
+
+Started by `models.sandbox` as `python -I`; parameters come as one JSON object
+on standard input, answers go as JSON lines to the standard output it was born
+with ({"stage": ...} while it works, then {"ok": ...} or {"failed": ...}), and
+large results as files in the work folder. Decoders that write to standard
+output reach nothing. An uncaught death is reported by the parent, with the
+stage in which it happened.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import resource
+import signal
+import sys
+from typing import Any, Final
+
+__all__ = ["main"]
+
+_PR_SET_PDEATHSIG: Final = 1
+_PR_SET_NO_NEW_PRIVS: Final = 38
+_CLONE_NEWUSER: Final = 0x10000000
+_CLONE_NEWNET: Final = 0x40000000
+_MB: Final = 1024 * 1024
+
+
+def _limit(kind: int, value: int) -> None:
+    _, hard = resource.getrlimit(kind)
+    if hard != resource.RLIM_INFINITY:
+        value = min(value, hard)
+    resource.setrlimit(kind, (value, value))
+
+
+def _no_network(libc: ctypes.CDLL) -> bool:
+    """Leave the network: an empty network namespace, where the system allows one."""
+    if libc.unshare(_CLONE_NEWNET) == 0:
+        return True
+    return bool(libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET) == 0)
+
+
+def _confine(limits: dict[str, Any]) -> bool:
+    """Set every limit; return whether the network is gone."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    offline = _no_network(libc)
+    libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    _limit(resource.RLIMIT_CORE, 0)
+    _limit(resource.RLIMIT_NOFILE, 512)
+    _limit(resource.RLIMIT_FSIZE, int(limits["file_mb"]) * _MB)
+    _limit(resource.RLIMIT_CPU, max(int(limits["cpu_s"]), 1))
+    _limit(resource.RLIMIT_AS, int(limits["address_mb"]) * _MB)
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+    return offline
+
+
+class _Voice:
+    """The only way out: JSON lines on a private copy of standard output."""
+
+    def __init__(self) -> None:
+        self._out = os.fdopen(os.dup(1), "w", encoding="utf-8")
+        null = os.open(os.devnull, os.O_RDWR)
+        for descriptor in (1, 2):
+            os.dup2(null, descriptor)
+
+    def say(self, **words: Any) -> None:
+        self._out.write(json.dumps(words) + "\n")
+        self._out.flush()
+
+    def stage(self, name: str) -> None:
+        self.say(stage=name)
+
+
+def _peak_mb() -> int:
+    """The most memory this process has held (VmHWM; the kernel's maxrss includes the parent's)."""
+    with open("/proc/self/status", encoding="ascii") as status:
+        for line in status:
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) // 1024
+    return 0
+
+
+def main() -> None:
+    """Read the task, confine this process, do the task, answer."""
+    request = json.load(sys.stdin)
+    voice = _Voice()
+    voice.stage("start")
+    offline = _confine(request["limits"])
+    from models import tasks
+    from models.errors import ModelError, RunFailed
+
+    try:
+        answer = tasks.TASKS[request["task"]](request["params"], voice.stage)
+    except RunFailed as failed:
+        voice.say(failed={"code": failed.code, "text": failed.text})
+        return
+    except ModelError as error:
+        voice.say(failed={"code": "bad_model", "text": str(error)})
+        return
+    except MemoryError:
+        voice.say(failed={"code": "memory", "text": "more memory was needed than is allowed"})
+        return
+    voice.say(ok={**answer, "peak_mb": _peak_mb(), "offline": offline})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,152 @@
+"""ONNX Runtime, and nowhere else: sessions with written-out settings, checked in and out.
+
+Sessions are made from a path, never from bytes: from bytes, external tensors
+would be read relative to the current directory. Providers are named; a session
+that silently fell back to another one is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from models.errors import RunFailed
+
+__all__ = ["Session", "open_session", "runtime_name"]
+
+Array = npt.NDArray[Any]
+_DTYPES: Final = {
+    "tensor(float)": "float32", "tensor(float16)": "float16", "tensor(double)": "float64",
+    "tensor(uint8)": "uint8", "tensor(int8)": "int8", "tensor(int16)": "int16",
+    "tensor(uint16)": "uint16", "tensor(int32)": "int32", "tensor(int64)": "int64",
+    "tensor(bool)": "bool",
+}  # fmt: skip
+
+
+def _ort() -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise RunFailed("bad_model", "onnxruntime is not installed") from error
+    return onnxruntime
+
+
+def _cpu_name() -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return "unknown"
+    for line in text.splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return "unknown"
+
+
+def runtime_name(providers: Sequence[str]) -> dict[str, Any]:
+    """What ran the model: name, version, providers and CPU type. Outputs repeat only per these."""
+    return {
+        "name": "onnxruntime",
+        "version": str(_ort().__version__),
+        "providers": list(providers),
+        "cpu": _cpu_name(),
+    }
+
+
+def _failed(error: BaseException) -> RunFailed:
+    text = str(error)
+    if "bad_alloc" in text or "allocat" in text.lower():
+        return RunFailed("memory", "the model needs more memory than it is allowed")
+    return RunFailed("bad_model", f"the runtime refused the model ({type(error).__name__})")
+
+
+class Session:
+    """One loaded graph. `run` may be called from several threads."""
+
+    def __init__(self, session: Any, providers: Sequence[str]) -> None:
+        self._session = session
+        self.providers = tuple(providers)
+        self.inputs = {i.name: (_DTYPES.get(i.type, i.type), i.shape) for i in session.get_inputs()}
+        self.outputs = {
+            o.name: (_DTYPES.get(o.type, o.type), o.shape) for o in session.get_outputs()
+        }
+
+    def run(self, feeds: Mapping[str, Array], wanted: Sequence[str]) -> dict[str, Array]:
+        """Run once. Raises RunFailed for a wrong or not finite input or output."""
+        for name, array in feeds.items():
+            _check_input(name, array, self.inputs)
+        try:
+            values = self._session.run(list(wanted), dict(feeds))
+        except MemoryError as error:
+            raise RunFailed("memory", "the model needs more memory than it is allowed") from error
+        except _errors() as error:
+            raise _failed(error) from error
+        found = dict(zip(wanted, values, strict=True))
+        for name, value in found.items():
+            _check_output(name, value)
+        return found
+
+
+def _errors() -> tuple[type[BaseException], ...]:
+    """The exceptions ONNX Runtime raises: its own tree and plain ones from the binding."""
+    state = _ort().capi.onnxruntime_pybind11_state
+    own = [
+        v for v in vars(state).values() if isinstance(v, type) and issubclass(v, Exception)
+    ]
+    return (*own, RuntimeError, ValueError, TypeError)
+
+
+def _check_input(name: str, array: Array, declared: Mapping[str, tuple[str, Any]]) -> None:
+    if name not in declared:
+        raise RunFailed("bad_model", f"the graph has no input {name[:64]}")
+    dtype, shape = declared[name]
+    if array.dtype != np.dtype(dtype):
+        raise RunFailed("bad_input", f"input {name[:64]} is {array.dtype}, the graph wants {dtype}")
+    if len(shape) != array.ndim or any(
+        isinstance(want, int) and want != have
+        for want, have in zip(shape, array.shape, strict=True)
+    ):
+        raise RunFailed(
+            "bad_input", f"input {name[:64]} has shape {list(array.shape)}, the graph wants {shape}"
+        )
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise RunFailed("not_finite", "the images hold values that are not finite")
+
+
+def _check_output(name: str, value: Any) -> None:
+    if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiub":
+        raise RunFailed("bad_output", f"output {name[:64]} is not a tensor of numbers")
+    if value.size == 0:
+        raise RunFailed("bad_output", f"output {name[:64]} is empty")
+    if value.dtype.kind == "f" and not np.isfinite(value).all():
+        raise RunFailed("not_finite", f"output {name[:64]} holds values that are not finite")
+
+
+def open_session(
+    path: Path, *, providers: Sequence[str], threads: int, volume: bool
+) -> Session:
+    """Load a graph from `path`. `volume`: give memory back after each run instead of keeping it.
+
+    Raises RunFailed("bad_model" or "memory").
+    """
+    ort = _ort()
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = max(threads, 1)
+    options.inter_op_num_threads = 1
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.enable_cpu_mem_arena = not volume
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        session = ort.InferenceSession(str(path), options, providers=list(providers))
+    except MemoryError as error:
+        raise RunFailed("memory", "the model needs more memory than it is allowed") from error
+    except _errors() as error:
+        raise _failed(error) from error
+    actual = session.get_providers()
+    if providers[0] not in actual:
+        raise RunFailed("bad_model", f"the runtime has no {providers[0]}")
+    return Session(session, actual)

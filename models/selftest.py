@@ -1,0 +1,95 @@
+"""A model's own known answers, in the layout of the ONNX test suite.
+
+    selftest/test_data_set_N/input_K.pb, output_K.pb    serialized TensorProto
+
+A tensor carries its name, or else K counts the graph's inputs or outputs. It
+is within tolerance where |got - want| <= atol + rtol * |want|.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import numpy_helper
+
+from models.errors import RunFailed
+from models.package import Package
+from models.runtime import Session, open_session
+
+__all__ = ["data_sets", "run"]
+
+Array = npt.NDArray[Any]
+_FOLDER: Final = "selftest"
+_MAX_TENSOR: Final = 1024**3
+
+
+def data_sets(package: Package) -> list[str]:
+    """Names of the package's test data sets, in order."""
+    names = {Path(f).parts[1] for f in package.files if f.startswith(f"{_FOLDER}/test_data_set_")}
+    return sorted(names, key=lambda n: (len(n), n))
+
+
+def _tensors(folder: Path, kind: str, names: list[str]) -> dict[str, Array]:
+    found: dict[str, Array] = {}
+    for number, path in enumerate(sorted(folder.glob(f"{kind}_*.pb"), key=lambda p: p.name)):
+        if path.stat().st_size > _MAX_TENSOR:
+            raise RunFailed("bad_model", f"{path.name} is too large")
+        proto = onnx.TensorProto()
+        try:
+            proto.ParseFromString(path.read_bytes())
+            if proto.data_location == onnx.TensorProto.EXTERNAL:
+                raise RunFailed("bad_model", f"{path.name} refers to another file")
+            value = numpy_helper.to_array(proto)
+        except (DecodeError, ValueError, TypeError) as error:
+            raise RunFailed("bad_model", f"{path.name} is not a tensor") from error
+        name = proto.name if proto.name in names else (names[number] if number < len(names) else "")
+        if not name:
+            raise RunFailed("bad_model", f"{path.name} belongs to no {kind} of the graph")
+        found[name] = value
+    if not found:
+        raise RunFailed("bad_model", f"{folder.name} holds no {kind}_*.pb")
+    return found
+
+
+def _difference(got: Array, want: Array, atol: float, rtol: float) -> str | None:
+    if got.shape != want.shape or got.dtype != want.dtype:
+        return f"is {got.dtype}{list(got.shape)}, recorded is {want.dtype}{list(want.shape)}"
+    off = np.abs(got.astype(np.float64) - want.astype(np.float64))
+    worst = float((off - (atol + rtol * np.abs(want.astype(np.float64)))).max(initial=0.0))
+    return f"differs by up to {float(off.max()):.3g}" if worst > 0 else None
+
+
+def _one(session: Session, folder: Path, atol: float, rtol: float) -> str | None:
+    feeds = _tensors(folder, "input", list(session.inputs))
+    wanted = _tensors(folder, "output", list(session.outputs))
+    got = session.run(feeds, list(wanted))
+    for name, want in wanted.items():
+        wrong = _difference(got[name], want, atol, rtol)
+        if wrong:
+            return f"{folder.name}: {name} {wrong}"
+    return None
+
+
+def run(package: Package, threads: int) -> tuple[bool, str]:
+    """Run all data sets; return (passed, sentence). Raises RunFailed when the graph cannot run."""
+    sets = data_sets(package)
+    if not sets:
+        return False, "the package has no selftest/test_data_set_N"
+    rules = package.deployment["selftest"]
+    session = open_session(
+        package.model_path,
+        providers=package.execution.get("providers", ["CPUExecutionProvider"]),
+        threads=min(int(package.execution.get("intra_threads", threads)), threads),
+        volume=str(package.deployment["layout"]) != "NCHW",
+    )
+    for name in sets:
+        folder = package.root / _FOLDER / name
+        wrong = _one(session, folder, float(rules.get("atol", 0)), float(rules.get("rtol", 0)))
+        if wrong:
+            return False, wrong
+    return True, f"{len(sets)} of {len(sets)} data sets repeated within tolerance"

@@ -1,0 +1,218 @@
+"""What a child process does: seal an input, run a model, run its self-test, check its graph.
+
+Each task takes plain JSON parameters and a `stage` callback and returns plain
+JSON. Only `models.child` calls these; the parent's side is `models.sandbox`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from pydicom.dataset import Dataset, FileDataset
+
+from models import decode, preprocess, volume
+from models.errors import RunFailed
+from models.package import Package, load
+from models.select import READ
+
+__all__ = ["TASKS", "input_digest"]
+
+Stage = Callable[[str], None]
+Array = npt.NDArray[Any]
+_DIGESTED: Final = sorted(
+    (set(READ) - {"LossyImageCompression", "PhotometricInterpretation"})
+    | {
+        "HighBit", "ImagePositionPatient", "InstanceNumber", "PixelRepresentation",
+        "RescaleIntercept", "RescaleSlope", "WindowCenter", "WindowWidth",
+    }
+)  # fmt: skip
+
+
+def _plain(value: Any) -> Any:
+    """A value of an attribute, the same however a peer wrote it: numbers as numbers."""
+    if value is None or value == "":
+        return None
+    if not isinstance(value, str) and hasattr(value, "__iter__"):
+        return [_plain(v) for v in value]
+    try:
+        return repr(float(value))
+    except (TypeError, ValueError, OverflowError):
+        return str(value).strip()
+
+
+def _attributes(dataset: Dataset) -> dict[str, Any]:
+    """What rules, geometry and preprocessing read of an image; never identity or encoding."""
+    found: dict[str, Any] = {}
+    for keyword in _DIGESTED:
+        try:
+            value = _plain(dataset.get(keyword))
+        except (TypeError, ValueError, OverflowError, NotImplementedError):
+            value = "unreadable"
+        if value is not None:
+            found[keyword] = value
+    photometric = str(dataset.get("PhotometricInterpretation", ""))
+    found["PhotometricInterpretation"] = "RGB" if photometric.startswith("YBR") else photometric
+    return found
+
+
+def input_digest(instances: Sequence[tuple[str, str, Any]]) -> str:
+    """SHA-256 over (SOPInstanceUID, pixel SHA-256, attributes) of each image, sorted by UID."""
+    whole = hashlib.sha256(b"radseal input v1\n")
+    for uid, pixels, attributes in sorted(instances, key=lambda item: (item[0], item[1])):
+        line = json.dumps([uid, pixels, attributes], sort_keys=True, separators=(",", ":"))
+        whole.update(line.encode() + b"\n")
+    return whole.hexdigest()
+
+
+def _placed(dataset: FileDataset, pixels: Array) -> list[Any]:
+    """Geometry and scale frame by frame, for images that keep them in functional groups."""
+    if "SharedFunctionalGroupsSequence" not in dataset:
+        return []
+    return [
+        [s.position, s.orientation, s.spacing, s.slope, s.intercept]
+        for s in volume.slices_of(dataset, pixels)
+    ]
+
+
+def _seal(params: dict[str, Any], stage: Stage) -> dict[str, Any]:
+    stage("decode")
+    folder = Path(params["cache"])
+    folder.mkdir(parents=True, exist_ok=True)
+    rows: list[list[Any]] = []
+    digested: list[tuple[str, str, Any]] = []
+    decoders: dict[str, int] = {}
+    index: dict[str, Any] = {}
+    for number, name in enumerate(params["paths"]):
+        path = Path(name)
+        dataset = decode.read_header(path)
+        pixels, decoder = decode.decode(dataset)
+        uid, sha = str(dataset.get("SOPInstanceUID", "")), decode.pixel_sha256(pixels)
+        attributes = {**_attributes(dataset), "frames": _placed(dataset, pixels)}
+        digested.append((uid, sha, attributes))
+        rows.append([uid, sha, int(pixels.shape[0])])
+        decoders[decoder] = decoders.get(decoder, 0) + 1
+        np.save(folder / f"{number}.npy", pixels, allow_pickle=False)
+        info = path.stat()
+        index[name] = [f"{number}.npy", sha, info.st_size, info.st_mtime_ns]
+    (folder / "index.json").write_text(json.dumps(index), encoding="utf-8")
+    return {"input_digest": input_digest(digested), "instances": rows, "decoders": decoders}
+
+
+def _pixel_digest(params: dict[str, Any], stage: Stage) -> dict[str, Any]:
+    stage("decode")
+    pixels, decoder = decode.decode(decode.read_header(Path(params["path"])))
+    return {"sha256": decode.pixel_sha256(pixels), "decoder": decoder}
+
+
+def _cached(folder: str | None) -> Callable[[Path, FileDataset], Array]:
+    """Pixels from a seal's cache where they are still those of the file, else decoded anew."""
+    index: dict[str, Any] = {}
+    if folder is not None:
+        try:
+            index = json.loads((Path(folder) / "index.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            index = {}
+
+    def pixels_of(path: Path, dataset: FileDataset) -> Array:
+        row = index.get(str(path))
+        info = path.stat()
+        if row is not None and folder is not None and row[2:] == [info.st_size, info.st_mtime_ns]:
+            try:
+                pixels: Array = np.load(Path(folder) / row[0], allow_pickle=False)
+            except (OSError, ValueError):
+                return decode.decode(dataset)[0]
+            if decode.pixel_sha256(pixels) == row[1]:
+                return pixels
+        return decode.decode(dataset)[0]
+
+    return pixels_of
+
+
+def _package(params: dict[str, Any]) -> Package:
+    package = load(Path(params["package"]))
+    if package.package_digest != params["package_digest"]:
+        raise RunFailed("bad_model", "the package on disk is not the one that was registered")
+    return package
+
+
+def _save(path: Path, compress: bool, **arrays: Array) -> None:
+    """Write an .npz and bring it and its folder to the disk."""
+    with path.open("wb") as stream:
+        (np.savez_compressed if compress else np.savez)(stream, **arrays)  # type: ignore[operator]
+        stream.flush()
+        os.fsync(stream.fileno())
+    folder = os.open(path.parent, os.O_RDONLY)
+    os.fsync(folder)
+    os.close(folder)
+
+
+def _run(params: dict[str, Any], stage: Stage) -> dict[str, Any]:
+    from models import infer, outputs, preview
+
+    started = time.perf_counter()
+    package = _package(params)
+    stage("decode")
+    pixels_of = _cached(params.get("cache"))
+    stored = any(s["op"] == "Rescale" and s["to"] == "stored" for s in package.preprocess)
+    volumes = {
+        role: volume.load(
+            [Path(p) for p in paths], package.input, rescale=not stored, pixels_of=pixels_of
+        )
+        for role, paths in params["roles"].items()
+    }
+    stage("prepare")
+    first = volumes[next(iter(params["roles"]))]
+    source, image, feeds = infer.prepare(package, volumes)
+    stage("infer")
+    tensors, runtime = infer.infer(package, feeds, int(params["threads"]))
+    stage("interpret")
+    result = outputs.interpret(package, tensors, image, source, first, params["warnings"])
+    stage("write")
+    work = Path(params["work"])
+    mask = None
+    if result.mask is not None:
+        mask = work / "mask.npz"
+        _save(mask, compress=True, mask=result.mask)
+    picture, labels = preview.picture(package, first, result)
+    _save(work / "preview.npz", compress=False, image=picture, labels=labels)
+    return {
+        "findings": result.findings.to_json(),
+        "mask": str(mask) if mask else None,
+        "preview": str(work / "preview.npz"),
+        "runtime": runtime,
+        "seconds": time.perf_counter() - started,
+    }
+
+
+def _selftest(params: dict[str, Any], stage: Stage) -> dict[str, Any]:
+    from models import selftest
+
+    stage("infer")
+    passed, text = selftest.run(_package(params), int(params["threads"]))
+    return {"passed": passed, "text": text}
+
+
+def _admit(params: dict[str, Any], stage: Stage) -> dict[str, Any]:
+    from models import admission
+
+    stage("check")
+    faults = admission.check(_package(params))
+    return {"faults": [[f.file, f.key, f.text, f.fix, f.warning] for f in faults]}
+
+
+TASKS: Final[dict[str, Callable[[dict[str, Any], Stage], dict[str, Any]]]] = {
+    "seal": _seal,
+    "pixel_digest": _pixel_digest,
+    "run": _run,
+    "selftest": _selftest,
+    "admit": _admit,
+}
+"""Tasks by the name the parent asks for."""

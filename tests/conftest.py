@@ -1,0 +1,124 @@
+"""Fixtures for every test: the shared corpus, real servers, Hypothesis profiles."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypeVar
+
+import hypothesis
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+IN_CI = os.environ.get("CI", "").lower() in {"1", "true", "yes"}
+Server = TypeVar("Server")
+
+hypothesis.settings.register_profile("dev", max_examples=50, deadline=None)
+hypothesis.settings.register_profile(
+    "ci",
+    max_examples=300,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.register_profile("night", max_examples=10_000, deadline=None)
+hypothesis.settings.load_profile(
+    os.environ.get("HYPOTHESIS_PROFILE", "ci" if IN_CI else "dev"),
+)
+
+
+def _by_path(name: str, path: Path) -> ModuleType:
+    """Load a module of tests/ by its path (tests/ is no package); later `import name` finds it."""
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"cannot load {path}")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+_servers = _by_path("servers", ROOT / "tests" / "servers.py")
+
+
+def _entered(stack: ExitStack, context: AbstractContextManager[Server]) -> Server:
+    """Enter a server's context; a missing program is a skip here and a failure in CI."""
+    try:
+        return stack.enter_context(context)
+    except _servers.MissingError as missing:
+        if IN_CI:
+            pytest.fail(f"{missing} (CI installs every peer)", pytrace=False)
+        pytest.skip(str(missing))
+
+
+@pytest.fixture(scope="session")
+def servers() -> ModuleType:
+    """The module tests/servers.py."""
+    return _servers
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The folder of this repository."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder `shared` beside the repository: corpus, example models, consent cases."""
+    folder = ROOT.parent / "shared"
+    if not folder.is_dir():
+        pytest.skip("no folder ../shared beside this repository: its corpus is not part of it")
+    return folder
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., Any]]:
+    """Start any server of tests/servers.py for this test: `start("orthanc", ae_title="A")`."""
+    with ExitStack() as stack:
+        yield lambda name, **options: _entered(stack, getattr(_servers, name)(**options))
+
+
+@pytest.fixture(scope="session")
+def orthanc_server() -> Iterator[Any]:
+    """One Orthanc for the whole run; `orthanc` below gives it empty."""
+    with ExitStack() as stack:
+        yield _entered(stack, _servers.orthanc())
+
+
+@pytest.fixture
+def orthanc(orthanc_server: Any) -> Any:
+    """An Orthanc that holds nothing yet."""
+    for patient in orthanc_server.get("/patients"):
+        orthanc_server.delete(f"/patients/{patient}")
+    return orthanc_server
+
+
+@pytest.fixture
+def storescp() -> Iterator[Any]:
+    """A dcmtk storescp with an empty folder."""
+    with ExitStack() as stack:
+        yield _entered(stack, _servers.storescp())
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Any]:
+    """One PostgreSQL cluster for the whole run."""
+    with ExitStack() as stack:
+        yield _entered(stack, _servers.postgres())
+
+
+@pytest.fixture
+def database_url(postgres: Any) -> Iterator[str]:
+    """The address of an empty PostgreSQL database, removed afterwards."""
+    url = postgres.create()
+    yield url
+    postgres.drop(url)
