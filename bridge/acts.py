@@ -18,6 +18,8 @@ from bridge.study import DeliveryState, InstanceState, RouteState, StudyState
 
 __all__ = ["accept", "cancel", "complete", "discard", "find", "retry"]
 
+_BUSY = {RouteState.WAITING, RouteState.SEALING, RouteState.RUNNING}
+
 
 def find(rooms: Rooms, uid: str) -> StudyRow:
     """Find a study by StudyInstanceUID or our id; raises NotFound."""
@@ -45,6 +47,7 @@ def retry(rooms: Rooms, uid: str) -> str:
     study = find(rooms, uid)
     at = rooms.now()
     again = 0
+    stuck = {d.workflow_id for d in rooms.work.dead()}
     with writing(rooms.database) as connection:
         dead = [
             d
@@ -64,9 +67,10 @@ def retry(rooms: Rooms, uid: str) -> str:
                 run, destination, partition=destination,
             )  # fmt: skip
         for route in work.routes_of(connection, study.id, study.generation):
-            if route.state is not RouteState.FAILED:
-                continue
             attempt = len(work.runs_of(connection, route.id)) + 1
+            lost = any(w.startswith(f"route/{route.id}/") for w in stuck)
+            if route.state is not RouteState.FAILED and not (lost and route.state in _BUSY):
+                continue
             again += 1
             work.set_route(connection, route.id, RouteState.WAITING, "tried again")
             rooms.work.enqueue_in(
@@ -93,10 +97,7 @@ def cancel(rooms: Rooms, uid: str) -> str:
                 DeliveryState.CANCELLED, "cancelled by a person", at,
             )  # fmt: skip
             rooms.work.wake_in(connection, f"deliver/{delivery.run_id}/{delivery.destination}")
-        busy = {RouteState.WAITING, RouteState.SEALING, RouteState.RUNNING}
-        routes = [
-            r for r in work.routes_of(connection, study.id) if r.state in busy
-        ]
+        routes = [r for r in work.routes_of(connection, study.id) if r.state in _BUSY]
         for route in routes:
             work.set_route(connection, route.id, RouteState.CANCELLED, "cancelled by a person")
         if not waiting and not routes:

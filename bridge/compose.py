@@ -24,7 +24,13 @@ from bridge.header import dataset_of
 from bridge.infer import chain_of, paths_of
 from bridge.record import Chain
 from bridge.report import check, content, seg, sr, summary
-from bridge.report.identity import Model, Naming, derived_uid, device_uid
+from bridge.report.identity import (
+    ARTIFICIAL_INTELLIGENCE,
+    Model,
+    Naming,
+    derived_uid,
+    device_uid,
+)
 from bridge.rooms import Rooms
 from bridge.store import arrivals, work
 from bridge.store.arrivals import StudyRow
@@ -32,7 +38,7 @@ from bridge.store.database import reading, writing
 from bridge.store.work import ArtifactRow, RouteRow
 from bridge.study import ArtifactKind, RouteState
 from models.findings import Findings
-from models.package import Package
+from models.package import Package, read_code
 
 __all__ = ["compose"]
 
@@ -175,7 +181,7 @@ def _model(package: Package) -> Model:
     return Model(
         name=package.name, version=package.version, vendor=package.vendor,
         digest=package.model_digest, id=package.id, device_uid=device_uid(package.model_digest),
-        family=package.family, source=str(package.algorithm.get("source") or package.vendor),
+        family=read_code(package.algorithm.get("family")) or ARTIFICIAL_INTELLIGENCE, source=str(package.algorithm.get("source") or package.vendor),
         parameters=(f"onnx_sha256={package.model_digest}",),
         research_only=package.regulatory.get("status") != "cleared",
     )  # fmt: skip

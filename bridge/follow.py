@@ -124,7 +124,7 @@ def _ask(
     counted = dicom.counts(peer, study.study_instance_uid)
     if counted is None:
         return None
-    wanted = {m for _, package in models for m in package.modalities}
+    wanted = route.modalities([package for _, package in models])
     readable = frozenset(
         uid for uid, modality in counted.modalities.items() if not wanted or modality in wanted
     )

@@ -12,7 +12,7 @@ another, no destination for another.
 from __future__ import annotations
 
 from bridge import compose, deliver, follow, infer, permit
-from bridge.engine import Engine
+from bridge.engine import Engine, StepFailed
 from bridge.rooms import Rooms
 from bridge.store import arrivals, work
 from bridge.store.database import reading, writing
@@ -59,10 +59,10 @@ def declare(engine: Engine, rooms: Rooms) -> None:
                         "deliver", "deliver", f"deliver/{run_id}/{destination}",
                         run_id, destination, partition=destination,
                     )  # fmt: skip
-        except engine.StepFailed as error:
+        except StepFailed as error:
             # The worker's own trouble (a full disk, an object that fails our check), not the
             # model's: the study says so, and `radseal retry` starts here again.
-            lost(route_id, f"{error.kind}: {error}")
+            lost(route_id, str(error))
         finish(study_id, generation)
 
     @engine.workflow("deliver")

@@ -17,7 +17,7 @@ from bridge.study import Evidence
 from models.package import Package
 from models.select import Choice, SeriesFacts, StudyFacts, Unwanted, choose
 
-__all__ = ["Held", "Ready", "Refused", "plan", "series_facts", "study_facts"]
+__all__ = ["Held", "Ready", "Refused", "modalities", "plan", "series_facts", "study_facts"]
 
 
 class Held(Protocol):
@@ -59,6 +59,16 @@ def _first(group: Sequence[Held]) -> Held:
             return (0, instance.arrival)
 
     return min(group, key=number)
+
+
+def modalities(packages: Sequence[Package]) -> frozenset[str]:
+    """Which modalities some model reads; empty where one does not say."""
+    said = [
+        str(one.get("modality", ""))
+        for package in packages
+        for one in package.manifest["network_data_format"]["inputs"].values()
+    ]
+    return frozenset(said) if all(said) else frozenset()
 
 
 def series_facts(held: Sequence[Held], verdict: Verdict) -> list[SeriesFacts]:

@@ -32,12 +32,13 @@ class Shape:
 
 
 def _is_hash(value: object) -> bool:
-    if not isinstance(value, str) or len(value) != 44:
+    if not isinstance(value, str):
         return False
     try:
-        return base64.b64encode(base64.b64decode(value)).decode() == value
+        raw = base64.b64decode(value)
     except (ValueError, binascii.Error):
         return False
+    return len(raw) == 32 and base64.b64encode(raw).decode() == value
 
 
 def _matches(pattern: str) -> Callable[[object], bool]:

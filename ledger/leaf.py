@@ -53,8 +53,7 @@ def stamp(time: datetime) -> str:
     """Return an aware time as leaves spell it: UTC, milliseconds, cut off and not rounded."""
     if time.tzinfo is None:
         raise LeafError("time must know its zone")
-    utc = time.astimezone(UTC)
-    return f"{utc:%Y-%m-%dT%H:%M:%S}.{utc.microsecond // 1000:03d}Z"
+    return f"{time.astimezone(UTC).replace(tzinfo=None).isoformat(timespec='milliseconds')}Z"
 
 
 def record(

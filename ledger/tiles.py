@@ -135,7 +135,8 @@ class Edge:
     @staticmethod
     def read_levels(size: int, fetch: Callable[[Tile], bytes]) -> list[list[bytes]]:
         """Return the hashes of the rightmost partial tile at each level."""
-        levels, rest = [], size
+        levels: list[list[bytes]] = []
+        rest = size
         while rest:
             rest, width = divmod(rest, WIDTH)
             tile = Tile(len(levels), rest, width)

@@ -1,4 +1,4 @@
-"""Does the graph keep what the manifest promises, and is it one we would run at all?
+"""Hold the graph against the manifest, and against what we would run at all.
 
 Read statically; nothing is executed and no weights outside the graph are
 opened. `models.sandbox.admit` does the same in a child with limits, which is
@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import onnx
 import regex
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from models.fault import Fault
 from models.findings import VOLUME
@@ -39,11 +39,11 @@ _NAMES: Final = {
     onnx.TensorProto.UINT16: "uint16", onnx.TensorProto.INT32: "int32",
     onnx.TensorProto.INT64: "int64", onnx.TensorProto.BOOL: "bool",
 }  # fmt: skip
-_EXPORT: Final = "Export again with opset_version between 11 and 22 (torch.onnx.export) and IR <= 13."
+_EXPORT: Final = "Export again (torch.onnx.export) with opset_version 11 to 22 and IR 13 or less."
 
 
 def _graphs(graph: Any) -> Iterator[Any]:
-    """A graph and every graph inside its nodes' attributes."""
+    """Yield a graph and every graph inside its nodes' attributes."""
     stack = [graph]
     while stack:
         current = stack.pop()
@@ -83,7 +83,7 @@ def _weights(model: Any) -> Iterator[Any]:
 def _parse(package: Package) -> Any | Fault:
     path = package.model_path
     if path.stat().st_size > _MAX_GRAPH:
-        return Fault(MODEL, "", "is larger than 2 GB", "Keep large weights in listed external data.")
+        return Fault(MODEL, "", "is larger than 2 GB", "Keep weights in listed external data.")
     model = onnx.ModelProto()
     try:
         model.ParseFromString(path.read_bytes())
@@ -241,11 +241,14 @@ def _output(output: Mapping[str, Any], declared: Mapping[str, Any]) -> Iterator[
     indices = [label["index"] for label in output.get("labels", [])]
     if len(set(indices)) != len(indices):
         yield Fault(MANIFEST, f"{key}.labels", "an index stands twice", "Number labels once.")
+    if kind == "segmentation" and 0 in indices:
+        yield Fault(
+            MANIFEST, f"{key}.labels", "index 0 is the background and never a segment",
+            "Leave it out, or count from 1.", warning=True,
+        )  # fmt: skip
     channels = declared[name].get("num_channels")
     if output.get("decode") == "argmax" and channels and max(indices, default=0) >= channels:
-        yield Fault(
-            MANIFEST, f"{key}.labels", "an index lies beyond the channels", "Count from 0."
-        )
+        yield Fault(MANIFEST, f"{key}.labels", "an index lies beyond the channels", "Count from 0.")
     for rule in output.get("measurements", []):
         unit, what = rule["unit"]["value"], (rule["what"]["value"], rule["what"]["scheme"])
         known = what == (VOLUME.value, VOLUME.scheme) and unit in VOLUME_UNITS

@@ -74,7 +74,7 @@ class _Voice:
 
 
 def _peak_mb() -> int:
-    """The most memory this process has held (VmHWM; the kernel's maxrss includes the parent's)."""
+    """Read the most memory this process has held (VmHWM; maxrss would include the parent's)."""
     with open("/proc/self/status", encoding="ascii") as status:
         for line in status:
             if line.startswith("VmHWM:"):

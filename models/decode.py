@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pydicom
 from pydicom.dataset import FileDataset
-from pydicom.pixels import get_decoder
+from pydicom.pixels.decoders.base import get_decoder
 
 from models.errors import RunFailed
 
@@ -88,7 +88,7 @@ def _named(plugin: str, syntax: str) -> str:
 
 
 def _significant(array: Pixels, dataset: FileDataset) -> Pixels:
-    """Clear or sign-extend the bits above HighBit, which are not part of the pixel (PS3.5 8.1.1)."""
+    """Clear or sign-extend the bits above HighBit, which are not the pixel's (PS3.5 8.1.1)."""
     allocated, stored = array.dtype.itemsize * 8, _whole(dataset, "BitsStored", 0)
     high = _whole(dataset, "HighBit", stored - 1)
     if array.dtype.kind not in "iu" or not 0 < stored < allocated or not 0 < high < allocated:
@@ -109,9 +109,7 @@ def decode(dataset: FileDataset) -> tuple[Pixels, str]:
     rows, columns, frames, samples = _announced(dataset)
     meta = getattr(dataset, "file_meta", None)
     syntax = str(getattr(meta, "TransferSyntaxUID", "")) or "1.2.840.10008.1.2"
-    if "PixelData" not in dataset and "FloatPixelData" not in dataset and (
-        "DoubleFloatPixelData" not in dataset
-    ):
+    if not any(k in dataset for k in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
         raise _undecodable("an image has no pixels")
     try:
         decoder = get_decoder(syntax)

@@ -18,18 +18,20 @@ __all__ = [
     "SignatureError",
 ]
 
-RUN_CODES: Final = frozenset({
-    "timeout",
-    "memory",
-    "crashed",
-    "undecodable",
-    "bad_geometry",
-    "bad_pixels",
-    "bad_input",
-    "bad_model",
-    "not_finite",
-    "bad_output",
-})
+RUN_CODES: Final = frozenset(
+    {
+        "timeout",
+        "memory",
+        "crashed",
+        "undecodable",
+        "bad_geometry",
+        "bad_pixels",
+        "bad_input",
+        "bad_model",
+        "not_finite",
+        "bad_output",
+    }
+)
 
 
 class ModelError(Exception):

@@ -118,21 +118,25 @@ class Findings:
             statement=data["statement"],
             frames=tuple(data["frames"]),
             segments=tuple(
-                Segment(**{
-                    **s,
-                    "category": Code(**s["category"]),
-                    "type": Code(**s["type"]),
-                    "color": tuple(s["color"]),
-                })
+                Segment(
+                    **{
+                        **s,
+                        "category": Code(**s["category"]),
+                        "type": Code(**s["type"]),
+                        "color": tuple(s["color"]),
+                    }
+                )
                 for s in data["segments"]
             ),
             measurements=tuple(
-                Measurement(**{
-                    **m,
-                    "what": Code(**m["what"]),
-                    "unit": Code(**m["unit"]),
-                    "method": Code(**m["method"]) if m["method"] else None,
-                })
+                Measurement(
+                    **{
+                        **m,
+                        "what": Code(**m["what"]),
+                        "unit": Code(**m["unit"]),
+                        "method": Code(**m["method"]) if m["method"] else None,
+                    }
+                )
                 for m in data["measurements"]
             ),
             qualitative=tuple(

@@ -48,11 +48,10 @@ def prepare(
         channels = inputs[name].get("num_channels")
         if channels is not None and array.shape[0] != channels:
             raise RunFailed(
-                "bad_input", f"the images have {array.shape[0]} channels, the model wants {channels}"
+                "bad_input",
+                f"the images have {array.shape[0]} channels, the model wants {channels}",
             )
-        carrier = Image(
-            array, images[first].affine, images[first].placed, flat, "", "", True, None
-        )
+        carrier = Image(array, images[first].affine, images[first].placed, flat, "", "", True, None)
         feeds[name] = tensor(carrier, layout).astype(np.dtype(inputs[name]["dtype"]), copy=False)
     return sources[first], images[first], feeds
 

@@ -10,7 +10,7 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -51,7 +51,7 @@ class Result:
 
 
 def own_code(label: str) -> Code:
-    """A code for a label that the manifest gives none: scheme 99RADSEAL, value of ≤ 16 characters."""
+    """Make a code for a label without one: scheme 99RADSEAL, value of at most 16 characters."""
     slug = "".join(c if c.isalnum() and c.isascii() else "_" for c in label.upper()).strip("_")
     if len(slug) > 16 or not slug:
         slug = f"{slug[:9]}_{hashlib.sha256(label.encode()).hexdigest()[:6].upper()}"
@@ -80,7 +80,7 @@ def _label_map(tensor: Array, output: Mapping[str, Any]) -> Array:
     if decode == "argmax":
         if max(labels, default=0) >= tensor.shape[1]:
             raise RunFailed("bad_output", "a label's index lies beyond the model's channels")
-        return tensor.argmax(axis=1).astype(np.uint16)
+        return np.asarray(tensor.argmax(axis=1), dtype=np.uint16)
     if decode == "threshold":
         scores = _sigmoid(tensor) if output.get("activation") == "sigmoid" else tensor
         limit = float(output.get("threshold", 0.5))
@@ -92,9 +92,8 @@ def _label_map(tensor: Array, output: Mapping[str, Any]) -> Array:
     if tensor.shape[1] != 1:
         raise RunFailed("bad_output", "a label map has one channel")
     found = tensor[:, 0]
-    if found.dtype.kind == "f":
-        if not np.array_equal(found, np.rint(found)):
-            raise RunFailed("bad_output", "a label map holds fractions")
+    if found.dtype.kind == "f" and not np.array_equal(found, np.rint(found)):
+        raise RunFailed("bad_output", "a label map holds fractions")
     if float(found.min()) < 0 or float(found.max()) > 65535:
         raise RunFailed("bad_output", "a label map holds values outside 0..65535")
     return found.astype(np.uint16)
@@ -255,7 +254,7 @@ def _sentence(
     qualitative: Sequence[Qualitative],
     name: str,
 ) -> tuple[str, bool]:
-    """The line a person reads first, and whether nothing was found."""
+    """Say the line a person reads first, and whether nothing was found."""
     if qualitative:
         present = [q.finding.meaning for q in qualitative if q.value == PRESENT]
         if not present:
@@ -275,6 +274,14 @@ def _sentence(
     if segments:
         return f"{name}: {', '.join(s.label for s in segments[:6])} outlined.", False
     return f"{name}: nothing found to outline or measure.", True
+
+
+def _kind(
+    mask: Array | None, qualitative: Sequence[Qualitative]
+) -> Literal["segmentation", "classification", "measurement"]:
+    if mask is not None:
+        return "segmentation"
+    return "classification" if qualitative else "measurement"
 
 
 def interpret(
@@ -317,12 +324,9 @@ def interpret(
             mask = np.where(np.isin(mask, known), mask, 0)
         if int(mask.max(initial=0)) < 256:
             mask = mask.astype(np.uint8)
-    shapes: Any = "segmentation" if mask is not None else (
-        "classification" if qualitative else "measurement"
-    )
     return Result(
         Findings(
-            kind=shapes,
+            kind=_kind(mask, qualitative),
             statement=statement,
             frames=volume.frames,
             segments=tuple(segments),

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -81,7 +81,7 @@ def _sizes(image: Image, wanted: Sequence[Any], keep: Sequence[Any]) -> list[Any
 
 
 def _moved(affine: Matrix, scale: Sequence[float], offset: Sequence[float]) -> Matrix:
-    """The affine after new index i stands where old index i * scale + offset stood."""
+    """Give the affine after new index i stands where old index i * scale + offset stood."""
     change = np.diag([*scale, 1.0])
     change[:3, 3] = offset
     return affine @ change
@@ -89,7 +89,7 @@ def _moved(affine: Matrix, scale: Sequence[float], offset: Sequence[float]) -> M
 
 def _sample(
     array: npt.NDArray[Any], shape: Sequence[int], scale: Sequence[float],
-    offset: Sequence[float], order: int,
+    offset: Sequence[float], order: Literal[0, 1],
 ) -> npt.NDArray[Any]:  # fmt: skip
     if math.prod(shape) > _MAX_VOXELS:
         raise RunFailed("memory", "a preprocessing step would make too many voxels")
@@ -167,8 +167,8 @@ def _spacing(image: Image, step: Step) -> Image:
     scale = [float(w / p) if p > 0 else 1.0 for w, p in zip(wanted, present, strict=True)]
     if image.flat:
         scale[2] = 1.0
-    new = [max(int(round((n - 1) / s)) + 1, 1) for n, s in zip(shape, scale, strict=True)]
-    order = 0 if step.get("mode", "bilinear") == "nearest" else 1
+    new = [max(round((n - 1) / s) + 1, 1) for n, s in zip(shape, scale, strict=True)]
+    order: Literal[0, 1] = 0 if step.get("mode", "bilinear") == "nearest" else 1
     array = _sample(image.array, new, scale, (0, 0, 0), order)
     return replace(image, array=array, affine=_moved(image.affine, scale, (0, 0, 0)))
 
@@ -187,7 +187,7 @@ def _resize(image: Image, step: Step) -> Image:
         blur = [0.0, *(max((s - 1) / 2, 0.0) for s in scale)]
         source = ndimage.gaussian_filter(source.astype(np.float32), blur, mode="nearest")
     offset = [0.5 * s - 0.5 for s in scale]
-    order = 0 if step.get("mode", "bilinear") == "nearest" else 1
+    order: Literal[0, 1] = 0 if step.get("mode", "bilinear") == "nearest" else 1
     array = _sample(source, wanted, scale, offset, order)
     return replace(image, array=array, affine=_moved(image.affine, scale, offset))
 
@@ -239,10 +239,12 @@ def _linear(x: npt.NDArray[Any], a: Any, b: Any, step: Step) -> Floats:
     """Map a..b to b_min..b_max in place of MONAI's ScaleIntensityRange; a == b gives b_min."""
     low, high = float(step["b_min"]), float(step["b_max"])
     width = np.where(np.asarray(b) == np.asarray(a), 1, np.asarray(b) - np.asarray(a))
-    out = ((x - a) / width).astype(np.float32)
+    out: Floats = np.asarray((x - a) / width, dtype=np.float32)
     out *= np.float32(high - low)
     out += np.float32(low)
-    return np.clip(out, low, high, out=out) if step.get("clip") else out
+    if step.get("clip"):
+        np.clip(out, low, high, out=out)
+    return out
 
 
 def _range(image: Image, step: Step) -> Image:
@@ -283,7 +285,7 @@ def _to_rgb(image: Image, _step: Step) -> Image:
 
 
 def _cast(image: Image, step: Step) -> Image:
-    wanted = np.dtype(step["dtype"])
+    wanted: np.dtype[Any] = np.dtype(step["dtype"])
     array = image.array
     if wanted.kind in "iu":
         limits = np.iinfo(wanted)
@@ -330,7 +332,7 @@ def onto(image: Image, reference: Image) -> Image:
 
 
 def tensor(image: Image, layout: str) -> npt.NDArray[Any]:
-    """The model's input: NCXYZ [1, C, X, Y, Z], NCDHW [1, C, Z, Y, X] or NCHW [Z, C, Y, X]."""
+    """Give the model's input: NCXYZ [1, C, X, Y, Z], NCDHW [1, C, Z, Y, X] or NCHW [Z, C, Y, X]."""
     if layout == "NCXYZ":
         array = image.array[None]
     elif layout == "NCDHW":

@@ -41,7 +41,7 @@ def _grey(package: Package, volume: Volume, index: int) -> Bytes:
     grey = np.clip((plane - low) / max(high - low, 1e-6), 0, 1) * 255
     if volume.photometric == "MONOCHROME1":
         grey = 255 - grey
-    return grey.astype(np.uint8)
+    return np.asarray(grey, dtype=np.uint8)
 
 
 def _square(array: Bytes, volume: Volume) -> Bytes:
@@ -52,7 +52,8 @@ def _square(array: Bytes, volume: Volume) -> Bytes:
     if not 0.1 < ratio < 10 or abs(ratio - 1) < 0.01:
         return array
     rows = max(round(array.shape[0] * ratio), 1)
-    return array[(np.arange(rows) / ratio).astype(int).clip(0, array.shape[0] - 1)]
+    kept = (np.arange(rows) / ratio).astype(np.intp).clip(0, array.shape[0] - 1)
+    return np.asarray(array[kept])
 
 
 def picture(package: Package, volume: Volume, result: Result) -> tuple[Bytes, Bytes]:

@@ -31,13 +31,13 @@ _PLANES: Final = ("Sagittal", "Coronal", "Axial")
 
 
 def as_values(value: Any) -> list[Any]:
-    """An attribute as a list: absent and empty values fall away."""
+    """Give an attribute as a list: absent and empty values fall away."""
     items = list(value) if isinstance(value, (list, tuple)) else [value]
     return [item for item in items if item is not None and str(item).strip() != ""]
 
 
 def as_number(value: Any) -> float | None:
-    """A finite number, also from text as DS and IS carry it; None for anything else."""
+    """Read a finite number, also from text as DS and IS carry it; None for anything else."""
     if isinstance(value, bool):
         return None
     try:

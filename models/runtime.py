@@ -47,7 +47,7 @@ def _cpu_name() -> str:
 
 
 def runtime_name(providers: Sequence[str]) -> dict[str, Any]:
-    """What ran the model: name, version, providers and CPU type. Outputs repeat only per these."""
+    """Name what ran the model: runtime, version, providers, CPU. Outputs repeat only per these."""
     return {
         "name": "onnxruntime",
         "version": str(_ort().__version__),
@@ -91,11 +91,9 @@ class Session:
 
 
 def _errors() -> tuple[type[BaseException], ...]:
-    """The exceptions ONNX Runtime raises: its own tree and plain ones from the binding."""
+    """List the exceptions ONNX Runtime raises: its own tree and plain ones from the binding."""
     state = _ort().capi.onnxruntime_pybind11_state
-    own = [
-        v for v in vars(state).values() if isinstance(v, type) and issubclass(v, Exception)
-    ]
+    own = [v for v in vars(state).values() if isinstance(v, type) and issubclass(v, Exception)]
     return (*own, RuntimeError, ValueError, TypeError)
 
 
@@ -125,9 +123,7 @@ def _check_output(name: str, value: Any) -> None:
         raise RunFailed("not_finite", f"output {name[:64]} holds values that are not finite")
 
 
-def open_session(
-    path: Path, *, providers: Sequence[str], threads: int, volume: bool
-) -> Session:
+def open_session(path: Path, *, providers: Sequence[str], threads: int, volume: bool) -> Session:
     """Load a graph from `path`. `volume`: give memory back after each run instead of keeping it.
 
     Raises RunFailed("bad_model" or "memory").

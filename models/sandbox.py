@@ -7,6 +7,7 @@ dies, hangs or swells is a RunFailed with a reason, and nothing else.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -18,8 +19,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from models.fault import Fault
 from models.errors import RunFailed
+from models.fault import Fault
 from models.findings import Findings
 from models.package import Package
 
@@ -54,7 +55,7 @@ class Limits:
     threads: int | None = None
 
     def cores(self) -> int:
-        """The threads a child may use."""
+        """Count the threads a child may use."""
         return max(self.threads or len(os.sched_getaffinity(0)), 1)
 
 
@@ -94,10 +95,8 @@ class SelfTest:
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     """Kill the child's whole process group and reap it."""
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     process.wait()
 
 
@@ -178,7 +177,7 @@ def _ask_alone(task: str, params: dict[str, Any], limits: Limits) -> dict[str, A
 
 
 def _for(package: Package, limits: Limits) -> Limits:
-    """The tighter of what the site allows and what the manifest asks for."""
+    """Take the tighter of what the site allows and what the manifest asks for."""
     wants = package.execution
     return replace(
         limits,

@@ -22,9 +22,9 @@ READ: Final[tuple[str, ...]] = (
     "BurnedInAnnotation", "ContrastBolusAgent", "ContrastBolusRoute", "ConvolutionKernel",
     "CorrectedImage", "DiffusionBValue", "EchoNumbers", "EchoTime", "FlipAngle",
     "FrameOfReferenceUID", "GantryDetectorTilt", "ImageLaterality", "ImageOrientationPatient",
-    "ImageType", "ImagerPixelSpacing", "InversionTime", "KVP", "Laterality", "LossyImageCompression",
-    "MRAcquisitionType", "MagneticFieldStrength", "Manufacturer", "ManufacturerModelName",
-    "Modality", "NumberOfFrames", "PatientPosition", "PhotometricInterpretation", "PixelSpacing",
+    "ImageType", "ImagerPixelSpacing", "InversionTime", "KVP", "Laterality",
+    "LossyImageCompression", "MRAcquisitionType", "MagneticFieldStrength", "Manufacturer",
+    "ManufacturerModelName", "Modality", "NumberOfFrames", "PatientPosition", "PhotometricInterpretation", "PixelSpacing",
     "PresentationIntentType", "ProtocolName", "QualityControlImage", "ReconstructionDiameter",
     "RepetitionTime", "RescaleType", "Rows", "Columns", "SOPClassUID", "SamplesPerPixel",
     "ScanOptions", "ScanningSequence", "SequenceName", "SequenceVariant", "SeriesDescription",
@@ -127,7 +127,7 @@ def _counts(rules: Mapping[str, Any], series: SeriesFacts) -> str | None:
 
 
 def _listed(rules: Mapping[str, Any], attributes: Mapping[str, Any]) -> str | None:
-    """Requirements that are lists of allowed coded values."""
+    """Hold coded values against the lists of allowed ones."""
     checks = (
         ("sop_classes", ("SOPClassUID",), True),
         ("body_parts", ("BodyPartExamined",), bool(rules.get("body_part_required"))),

@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import numpy_helper
 
 from models.errors import RunFailed
@@ -47,7 +47,8 @@ def _tensors(folder: Path, kind: str, names: list[str]) -> dict[str, Array]:
             value = numpy_helper.to_array(proto)
         except (DecodeError, ValueError, TypeError) as error:
             raise RunFailed("bad_model", f"{path.name} is not a tensor") from error
-        name = proto.name if proto.name in names else (names[number] if number < len(names) else "")
+        counted = names[number] if number < len(names) else ""
+        name = proto.name if proto.name in names else counted
         if not name:
             raise RunFailed("bad_model", f"{path.name} belongs to no {kind} of the graph")
         found[name] = value

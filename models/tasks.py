@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from pydicom.dataset import Dataset, FileDataset
 
-from models import decode, preprocess, volume
+from models import decode, volume
 from models.errors import RunFailed
 from models.package import Package, load
 from models.select import READ
@@ -37,7 +37,7 @@ _DIGESTED: Final = sorted(
 
 
 def _plain(value: Any) -> Any:
-    """A value of an attribute, the same however a peer wrote it: numbers as numbers."""
+    """Give an attribute's value the same form however a peer wrote it: numbers as numbers."""
     if value is None or value == "":
         return None
     if not isinstance(value, str) and hasattr(value, "__iter__"):
@@ -49,7 +49,7 @@ def _plain(value: Any) -> Any:
 
 
 def _attributes(dataset: Dataset) -> dict[str, Any]:
-    """What rules, geometry and preprocessing read of an image; never identity or encoding."""
+    """Collect what rules, geometry and preprocessing read; never identity or encoding."""
     found: dict[str, Any] = {}
     for keyword in _DIGESTED:
         try:
@@ -146,7 +146,8 @@ def _package(params: dict[str, Any]) -> Package:
 def _save(path: Path, compress: bool, **arrays: Array) -> None:
     """Write an .npz and bring it and its folder to the disk."""
     with path.open("wb") as stream:
-        (np.savez_compressed if compress else np.savez)(stream, **arrays)  # type: ignore[operator]
+        save = np.savez_compressed if compress else np.savez
+        save(stream, allow_pickle=False, **arrays)
         stream.flush()
         os.fsync(stream.fileno())
     folder = os.open(path.parent, os.O_RDONLY)

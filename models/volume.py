@@ -85,7 +85,7 @@ def _geometry(text: str) -> RunFailed:
 
 
 def _finite(value: Any, count: int, name: str) -> tuple[float, ...] | None:
-    """A multi-valued decimal attribute; None when absent, RunFailed when it is no such thing."""
+    """Read a multi-valued decimal attribute; None when absent, RunFailed if malformed."""
     if value is None or value == "":
         return None
     try:
@@ -157,7 +157,7 @@ def _frame(dataset: FileDataset, pixels: Pixels, index: int) -> Slice:
     place = dataset if not enhanced else _group(dataset, index, "PlanePositionSequence") or empty
     turn = dataset if not enhanced else _group(dataset, index, "PlaneOrientationSequence") or empty
     size = dataset if not enhanced else _group(dataset, index, "PixelMeasuresSequence") or empty
-    scale = dataset
+    scale: Dataset = dataset
     if enhanced:
         scale = _group(dataset, index, "PixelValueTransformationSequence") or empty
     slope, intercept, rescaled = _rescale(scale)
@@ -197,9 +197,8 @@ def _same(slices: Sequence[Slice]) -> None:
                              (first.spacing, other.spacing)):  # fmt: skip
             if (mine is None) != (theirs is None):
                 raise _geometry("some images of the series lack orientation or spacing")
-            if mine and theirs and max(
-                abs(a - b) for a, b in zip(mine, theirs, strict=True)
-            ) > _ANGLE:
+            off = zip(mine or (), theirs or (), strict=True)
+            if max((abs(a - b) for a, b in off), default=0.0) > _ANGLE:
                 raise _geometry("images of the series differ in orientation or pixel spacing")
 
 

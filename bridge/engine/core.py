@@ -75,8 +75,6 @@ class Engine(EngineClient):
         self._waiting: Waiting | None = None
         self._stopping = threading.Event()
 
-    # ------------------------------------------------------------------ declared before launch
-
     def workflow(self, name: str) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
         """Declare a workflow under the name it is enqueued by; returns the function unchanged."""
 
@@ -133,8 +131,6 @@ class Engine(EngineClient):
         """
         self._before_launch()
         self._queues[name] = wiring.Queue(concurrency, partitioned, poll)
-
-    # ------------------------------------------------------------------ life
 
     def launch(self, work: bool = True) -> None:
         """Check the machine, make the tables, take the lock, and run.
@@ -193,8 +189,6 @@ class Engine(EngineClient):
         """Give queue depths, ages, dead letters and orphans; see `bridge.engine.health`."""
         return health.report(self)
 
-    # ------------------------------------------------------------------ within a workflow
-
     def enqueue(
         self,
         queue: str,
@@ -247,8 +241,6 @@ class Engine(EngineClient):
     def patched(self, name: str) -> bool:
         """Tell whether this workflow began after the change called `name`; see DBOS.patch."""
         return DBOS.patch(name)
-
-    # ------------------------------------------------------------------ inside
 
     def _before_launch(self) -> None:
         if self._dbos is not None:

@@ -33,7 +33,7 @@ def config(url: str, executor: str) -> DBOSConfig:
         "name": checks.APPLICATION,
         "system_database_url": url,
         "sys_db_pool_size": _CONNECTIONS,
-        "db_engine_kwargs": {"hide_parameters": True},
+        "db_engine_kwargs": {"hide_parameters": True, "pool_pre_ping": not checks.is_sqlite(url)},
         "application_version": checks.WORKFLOW_VERSION,
         "executor_id": executor,
         "serializer": DBOSPortableJSONSerializer(),

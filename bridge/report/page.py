@@ -202,7 +202,7 @@ def _big_rows(canvas: _Canvas, rows: tuple[Row, ...], top: float) -> None:
             mark = 15
         below = canvas.heading((left + mark, top), row.what, room=room - mark)
         size = 36 if len(rows) <= 4 else 26
-        size = min(size, int(top + step - below - 4))
+        size = min(size, int(top + step - below - 14))
         unit_room = canvas.width(_ascii(row.unit), 15) + 6 if row.unit else 0
         used = canvas.line(
             (left, below), row.value, size, room=room - unit_room, bold=True, smallest=14

@@ -8,9 +8,11 @@ from typing import Final
 
 __all__ = ["DIGESTS", "folder"]
 
-DIGESTS: Final = MappingProxyType({
-    "ct_lung_density": "PENDING",
-})
+DIGESTS: Final = MappingProxyType(
+    {
+        "ct_lung_density": "6bdcb7fc621fadecba2602a31c13db662ebff5acb3e0147901302946c2731608",
+    }
+)
 """Folder name → package digest (models.package.Package.package_digest)."""
 
 

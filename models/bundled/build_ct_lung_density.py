@@ -194,7 +194,7 @@ def _grow(g: Graph, size: dict[str, str], seed: str, allowed: str) -> str:
 
 
 def _percentile(g: Graph, values: str, count: str, share: float) -> str:
-    """The least whole HU that at least the given share of values does not exceed (bisection)."""
+    """Find by bisection the least whole HU not exceeded by at least this share of values."""
     rank = g("Mul", g("Sub", count, g.const([1], np.float64)), g.const([share], np.float64))
     rank = g("Add", g("Floor", rank), g.const([1], np.float64))
     b = Graph("p")
@@ -259,7 +259,7 @@ def graph() -> Any:
 
 
 def _test_volume(seed: int) -> Any:
-    """A small chest of boxes: body, two lungs with dark holes and a vessel, trachea, table."""
+    """Make a small chest of boxes: body, two lungs with dark holes and a vessel, trachea, table."""
     random = np.random.default_rng(seed)
     hu = np.full((16, 40, 48), -1000.0, np.float32)
     hu[:, 4:32, 4:44] = 40

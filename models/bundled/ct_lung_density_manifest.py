@@ -32,6 +32,8 @@ def _code(value: str, scheme: str, meaning: str) -> dict[str, str]:
 
 
 _HU: Final = _code("[hnsf'U]", "UCUM", "Hounsfield unit")
+_LAA950: Final = _code("LAA950", "99RADSEAL", "Low attenuation area below -950 HU")
+_PERC15: Final = _code("PERC15", "99RADSEAL", "15th percentile of lung density")
 _PERCENT: Final = _code("%", "UCUM", "Percent")
 
 
@@ -71,14 +73,14 @@ def _outputs() -> list[dict[str, Any]]:
         },
         _number("mean_hu", _code("112181", "DCM", "Mean Attenuation Coefficient"), _HU,
                 [-1100, -500], 1),
-        _number("laa950_percent", _code("LAA950", "99RADSEAL", "Low attenuation area below -950 HU"),
-                _PERCENT, [0, 100], 2),
-        _number("perc15_hu", _code("PERC15", "99RADSEAL", "15th percentile of lung density"), _HU,
-                [-1100, -500], 0),
+        _number("laa950_percent", _LAA950, _PERCENT, [0, 100], 2),
+        _number("perc15_hu", _PERC15, _HU, [-1100, -500], 0),
     ]  # fmt: skip
 
 
-def _tensor(kind: str, shape: list[str], dtype: str, limits: list[int], name: str) -> dict[str, Any]:
+def _tensor(
+    kind: str, shape: list[str], dtype: str, limits: list[int], name: str
+) -> dict[str, Any]:
     return {
         "type": "image",
         "format": kind,
@@ -169,7 +171,7 @@ def manifest(model_sha256: str) -> dict[str, Any]:
     return {
         "version": "1.0.0",
         "task": "Lung volume and density on chest CT",
-        "description": "Threshold, connected pieces and counting as an ONNX graph; no learned weights",
+        "description": "Threshold, connected pieces and counting, all in ONNX; no learned weights",
         "authors": "The radseal authors",
         "copyright": "The radseal authors, Apache-2.0",
         "intended_use": "Research only. Not a medical device.",
