@@ -25,9 +25,9 @@ from bridge.errors import BadInstance
 from bridge.files import calling_ae_of, received_ns_of
 from bridge.study import Instance, Patient, is_uid_as_sent
 
-__all__ = ["IDENTITY", "MANUFACTURER", "dataset_of", "read_header", "read_instance"]
+__all__ = ["IDENTITY", "OWN_MARK", "dataset_of", "read_header", "read_instance"]
 
-MANUFACTURER = "radseal"
+OWN_MARK = "run by radseal"  # in Contributing Equipment of what we compose (bridge.report)
 IDENTITY = (
     "PatientID", "IssuerOfPatientID", "PatientName", "StudyInstanceUID", "SeriesInstanceUID",
     "SOPInstanceUID", "SOPClassUID", "Modality", "StudyDate", "AccessionNumber",
@@ -170,9 +170,7 @@ def _age_years(dataset: Dataset) -> float | None:
 def _is_ours(dataset: Dataset) -> bool:
     try:
         items = dataset.get("ContributingEquipmentSequence") or ()
-        return any(_text(item, "InstitutionName") == MANUFACTURER
-                   or _text(item, "ContributionDescription").startswith(f"{MANUFACTURER} ")
-                   for item in items)  # fmt: skip
+        return any(OWN_MARK in _text(item, "ContributionDescription") for item in items)
     except _UNREADABLE:
         return False
 

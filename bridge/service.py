@@ -89,7 +89,9 @@ class Service:
         self._sequencer: Sequencer | None = None
         self._stopping = False
         node = socket.gethostname().split(".")[0] or "node"
-        self.engine = Engine(site.database_url, site.folder, node, speakable=_speakable())
+        locks = site.folder / ".locks"
+        locks.mkdir(exist_ok=True, mode=0o700)
+        self.engine = Engine(site.database_url, locks, node, speakable=_speakable())
         self.rooms = open_rooms(site, self.engine, prepare=listen)
         pipeline.declare(self.engine, self.rooms)
 
@@ -132,7 +134,7 @@ class Service:
         return parts
 
     def _claim(self) -> None:
-        self._lock = (self._site.folder / ".serve.lock").open("w")
+        self._lock = (self._site.folder / ".locks" / "serve").open("w")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

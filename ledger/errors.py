@@ -118,7 +118,7 @@ class WrongOrigin(LogError):
 
 
 class RolledBack(LogError):
-    """The published checkpoint is ahead of the database: restore the newer ledger.db."""
+    """The published files are ahead of the database: restore the newer ledger.db."""
 
 
 class Damaged(LogError):

@@ -27,7 +27,6 @@ from ledger.errors import (
     Damaged,
     Gap,
     LeafError,
-    LedgerError,
     LogError,
     MalformedTile,
     NotCovered,
@@ -40,7 +39,7 @@ from ledger.errors import (
 )
 from ledger.proof import Proof
 from ledger.store import Appended, Facts, Head, Row, SqliteStore, Store
-from ledger.tiles import ENTRIES, WIDTH, Edge, Hashes, Tile, unpack
+from ledger.tiles import ENTRIES, WIDTH, Edge, Hashes, Tile, parse_path, unpack
 
 __all__ = [
     "Appended",
@@ -221,21 +220,21 @@ class Sequencer:
     def __enter__(self) -> Self:
         durable.make_folder(self._folder)
         self._lock = os.open(self._folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        entered = False
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._claimed = self._store.claim()
             if not self._claimed:
                 raise SecondSequencer
             self._start()
+            entered = True
         except BlockingIOError:
-            self._leave()
             raise SecondSequencer from None
         except OSError as error:
-            self._leave()
             raise StorageFailed(f"the log's files cannot be read: {error.strerror}") from error
-        except LedgerError:
-            self._leave()
-            raise
+        finally:
+            if not entered:
+                self._leave()
         self._log.sequencer = self
         return self
 
@@ -352,7 +351,26 @@ class Sequencer:
             raise Damaged("the published checkpoint is of another history than the database")
         if head.size and self._log.checkpoint_text() != head.text:
             self._replace_checkpoint(head)
+        self._sweep(head.size)
         self._tidy(max(0, head.size - BATCH), head.size)
+
+    def _sweep(self, size: int) -> None:
+        """Remove tiles that nobody has signed for; the next batch writes them again.
+
+        Indexes are durable before tiles, so tiles with entries that the database has not
+        assigned show that it was rolled back.
+        """
+        end = size + len(self._store.assigned(size, BATCH))
+        for top, _, names in os.walk(self._folder / "tile"):
+            for name in names:
+                path = Path(top) / name
+                with suppress(MalformedTile):
+                    tile = parse_path(path.relative_to(self._folder).as_posix())
+                    shift, extent = 8 * max(tile.level, 0), tile.index * WIDTH + tile.width
+                    if extent > end >> shift:
+                        raise RolledBack
+                    if extent > size >> shift:
+                        durable.remove(path)
 
     def _check_keys(self, head: Head) -> None:
         if head.size and self._log.signers:

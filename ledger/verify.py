@@ -181,6 +181,8 @@ def _culprit(folder: Path, point: Checkpoint, tile: Tile, derived: bytes) -> str
 
 
 def _signed(folder: Path, vkeys: Sequence[str]) -> tuple[Checkpoint, tuple[str, ...]]:
+    for key in vkeys:
+        note.Verifier.from_vkey(key)  # wrong use, before anything is read
     try:
         text = (folder / "checkpoint").read_bytes().decode()
         return open_checkpoint(text, vkeys)

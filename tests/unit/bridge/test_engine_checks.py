@@ -244,16 +244,3 @@ def test_a_stray_of_our_own_is_put_back(
     while engine.status("any") != "SUCCESS" and time.monotonic() < end + 10:
         time.sleep(0.05)
     assert engine.status("any") == "SUCCESS"
-
-
-def test_idle_costs_little(engine: Engine) -> None:
-    """Four queues at 0.2 s: far below the 5 % of a core that an idle service may use."""
-    engine.workflow("any")(lambda: None)
-    for name in ("study", "route", "deliver", "house"):
-        engine.queue(name, 4, partitioned=name == "deliver")
-    engine.launch()
-    time.sleep(1.5)
-    used, began = time.process_time(), time.monotonic()
-    time.sleep(3)
-    share = (time.process_time() - used) / (time.monotonic() - began)
-    assert share < 0.12
