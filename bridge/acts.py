@@ -88,9 +88,7 @@ def cancel(rooms: Rooms, uid: str) -> str:
     study = find(rooms, uid)
     at = rooms.now()
     with writing(rooms.database) as connection:
-        waiting = work.deliveries_of(
-            connection, study_id=study.id, state=DeliveryState.WAITING
-        )
+        waiting = work.deliveries_of(connection, study_id=study.id, state=DeliveryState.WAITING)
         for delivery in waiting:
             work.set_delivery(
                 connection, delivery.sop_instance_uid, delivery.destination,
@@ -158,7 +156,11 @@ def discard(rooms: Rooms, uid: str, by: str) -> str:
             connection, [r.arrival for r in rows], InstanceState.DISCARDED, f"discarded by {by}"
         )
         _tell(
-            connection, rooms, study, "discarded", f"{len(rows)} quarantined images discarded by {by}"
+            connection,
+            rooms,
+            study,
+            "discarded",
+            f"{len(rows)} quarantined images discarded by {by}",
         )
         if study.state is StudyState.ATTENTION:
             sent = work.deliveries_of(connection, study_id=study.id)

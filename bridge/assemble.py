@@ -165,10 +165,10 @@ def judge(arrivals: Arrivals, rules: Rules, now: datetime) -> Verdict:
         expected = _comparable(arrivals, agreed.series)
         return _all(arrivals, Evidence("counts", held, expected, round(waited)))
     if waited >= rules.max_wait:
-        expected = held + missing if missing else None
+        whole = held + missing if missing else None
         return _all(
             arrivals,
-            Evidence("max-wait", held, expected, round(rules.max_wait), incomplete=missing > 0),
+            Evidence("max-wait", held, whole, round(rules.max_wait), incomplete=missing > 0),
         )
     until_max = rules.max_wait - waited
     if arrivals.askable and answer is None:
@@ -204,7 +204,7 @@ def _by_quiet(
 
 def _all(arrivals: Arrivals, evidence: Evidence) -> Verdict:
     return Verdict(
-        {uid: evidence for uid in arrivals.held}, evidence, 0.0, ask=False, words=evidence.words
+        dict.fromkeys(arrivals.held, evidence), evidence, 0.0, ask=False, words=evidence.words
     )
 
 
@@ -225,5 +225,3 @@ def _missing(arrivals: Arrivals, answer: Answer | None) -> int:
         max(0, answer.series[uid] - arrivals.held.get(uid, 0))
         for uid in _compared(arrivals, answer.series)
     )
-
-

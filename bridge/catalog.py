@@ -29,9 +29,7 @@ LIMITS = sandbox.Limits()
 class Catalog:
     """Vendors' keys and models of a site; every change is a leaf."""
 
-    def __init__(
-        self, database: sqlalchemy.Engine, folder: Path, recorder: Recorder
-    ) -> None:
+    def __init__(self, database: sqlalchemy.Engine, folder: Path, recorder: Recorder) -> None:
         self._database = database
         self._folder = folder
         self._record = recorder
@@ -214,4 +212,3 @@ class Catalog:
 
 
 _PAST: Mapping[str, str] = {"approve": "approved", "activate": "activated", "retire": "retired"}
-

@@ -24,6 +24,7 @@ from bridge.header import dataset_of
 from bridge.infer import chain_of, paths_of
 from bridge.record import Chain
 from bridge.report import check, content, seg, sr, summary
+from bridge.report.errors import ReportError
 from bridge.report.identity import (
     ARTIFICIAL_INTELLIGENCE,
     Model,
@@ -160,7 +161,7 @@ def _build(job: _Job, kind: ArtifactKind, naming: Naming, seg_made: Dataset | No
             made = sr.compose(
                 findings, job.sources, model, gateway, naming, seg_made, _is_partial(job)
             )
-        case ArtifactKind.SUMMARY:
+        case _:
             preview = folder / "preview.npz"
             made = summary.compose(
                 findings, _array(preview, "image"), _array(preview, "labels"), job.sources,
@@ -168,7 +169,7 @@ def _build(job: _Job, kind: ArtifactKind, naming: Naming, seg_made: Dataset | No
             )  # fmt: skip
     faults = check.faults(made, [*job.sources, *([seg_made] if seg_made is not None else [])])
     if faults:
-        raise check.NotValid(f"the {kind} does not pass our own check: {faults[0]}")
+        raise ReportError(f"the {kind} does not pass our own check: {faults[0]}")
     return made
 
 
@@ -178,18 +179,17 @@ def _array(path: Path, name: str) -> NDArray[Any]:
 
 
 def _model(package: Package) -> Model:
+    said = package.algorithm
     return Model(
         name=package.name, version=package.version, vendor=package.vendor,
         digest=package.model_digest, id=package.id, device_uid=device_uid(package.model_digest),
-        family=read_code(package.algorithm.get("family")) or ARTIFICIAL_INTELLIGENCE, source=str(package.algorithm.get("source") or package.vendor),
-        parameters=(f"onnx_sha256={package.model_digest}",),
-        research_only=package.regulatory.get("status") != "cleared",
+        family=read_code(said.get("family")) or ARTIFICIAL_INTELLIGENCE,
+        source=str(said.get("source") or package.vendor),
+        parameters=tuple(said.get("parameters", ())), research_only=package.research_only,
     )  # fmt: skip
 
 
-def _naming(
-    job: _Job, kind: ArtifactKind, revision: int, earlier: ArtifactRow | None
-) -> Naming:
+def _naming(job: _Job, kind: ArtifactKind, revision: int, earlier: ArtifactRow | None) -> Naming:
     """Derive every UID from the outcome, so that a retry names the same instance (§4.4)."""
     route, study_uid = job.route, job.study.study_instance_uid
     digest = route.input_digest or _unread(job)

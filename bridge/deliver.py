@@ -103,7 +103,9 @@ def send(rooms: Rooms, run_id: str, name: str, attempt: int) -> float:
         destination.ae_title, destination.host, destination.port,
         rooms.site.listener.ae_title,
     )  # fmt: skip
-    files = [(a.sop_instance_uid, rooms.files.artifact(study.id, a.sop_instance_uid)) for a in batch]
+    files = [
+        (a.sop_instance_uid, rooms.files.artifact(study.id, a.sop_instance_uid)) for a in batch
+    ]
     sent = dicom.store(peer, files)
     again = False
     for artifact in batch:
@@ -209,7 +211,7 @@ def finish(rooms: Rooms, study_id: str, generation: int) -> None:
     state, words = _outcome([r.state for r in routes], [d.state for d in sent], routes)
     with reading(rooms.database) as connection:
         received = arrivals.leaf_of(connection, f"received/{study_id}/{generation}")
-        quarantined = sum(q.count for q in arrivals.quarantined(connection, study_id))
+        quarantined = sum(q.number for q in arrivals.quarantined(connection, study_id))
     chain = rooms.record.chain(current.subject_ref, study.study_instance_uid)
     leaf = rooms.record.say(
         "study.closed", f"closed/{study_id}/{generation}",

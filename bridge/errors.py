@@ -1,13 +1,13 @@
 """The errors of bridge: one small tree. A docstring is the default message.
 
-    RadsealError
-    ├── SettingsError        site.toml or the environment is wrong          exit 2
-    ├── WrongUse             a command was asked for what cannot be          exit 2
-    ├── NotFound             no such study, model, artifact, …               exit 1, HTTP 404
-    ├── Refused              checked, and the answer is no                   exit 1, HTTP 409
-    ├── NotAllowed           the caller's role does not permit it            HTTP 403
-    ├── BadInstance          a received object cannot be indexed             quarantine
-    └── StorageFull          the disk is below its watermark                 DIMSE 0xA700
+RadsealError
+├── SettingsError        site.toml or the environment is wrong          exit 2
+├── WrongUse             a command was asked for what cannot be          exit 2
+├── NotFound             no such study, model, artifact, …               exit 1, HTTP 404
+├── Refused              checked, and the answer is no                   exit 1, HTTP 409
+├── NotAllowed           the caller's role does not permit it            HTTP 403
+├── BadInstance          a received object cannot be indexed             quarantine
+└── StorageFull          the disk is below its watermark                 DIMSE 0xA700
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class SettingsError(RadsealError):
 
 
 class WrongUse(RadsealError):
-    """This command cannot be used like that; see --help."""
+    """A command cannot be used like that; see --help."""
 
 
 class NotFound(RadsealError):
@@ -46,7 +46,7 @@ class NotFound(RadsealError):
 
 
 class Refused(RadsealError):
-    """This was checked and is refused."""
+    """It was checked, and the answer is no."""
 
 
 class NotAllowed(RadsealError):

@@ -50,9 +50,7 @@ def look(rooms: Rooms, study_id: str, generation: int) -> float:
     verdict = assemble.judge(facts, rules, now)
     if verdict.ask and askable:
         answers = _ask(rooms, study, current, models)
-        facts = _arrivals(
-            rooms, current, held, own, askable=answers is not None, answers=answers
-        )
+        facts = _arrivals(rooms, current, held, own, askable=answers is not None, answers=answers)
         verdict = assemble.judge(facts, rules, rooms.clock.steady())
     ready, refused = route.plan([package for _, package in models], held, verdict)
     for one in ready:
@@ -87,9 +85,7 @@ def _arrivals(
     for instance in held:
         uid = instance.series_instance_uid
         counts[uid] = counts.get(uid, 0) + 1
-    last = {
-        uid: max(i.received_at for i in held if i.series_instance_uid == uid) for uid in counts
-    }
+    last = {uid: max(i.received_at for i in held if i.series_instance_uid == uid) for uid in counts}
     if answers is None:
         answers = _kept(current)
     readable = answers[-1].readable if answers else frozenset()

@@ -175,9 +175,7 @@ def _is_ours(dataset: Dataset) -> bool:
         return False
 
 
-def read_instance(
-    path: Path, keywords: Sequence[str], issuer_of: Callable[[str], str]
-) -> Instance:
+def read_instance(path: Path, keywords: Sequence[str], issuer_of: Callable[[str], str]) -> Instance:
     """Read an arrival's header; raises BadInstance with a code and a sentence without PHI.
 
     `keywords` are the attributes that rules and geometry read; `issuer_of` says whose

@@ -131,9 +131,9 @@ def _vault(site: Site) -> Vault:
 
 
 def open_ledger(site: Site) -> Log:
-    """Open the site's log; raises SettingsError when the origin was changed after its first leaf."""
+    """Open the site's log; raises SettingsError when the origin changed after its first leaf."""
     if site.on_postgresql:
-        from bridge.logstore import PostgresStore  # noqa: PLC0415 - psycopg only where it is used
+        from bridge.logstore import PostgresStore
 
         store: SqliteStore | PostgresStore = PostgresStore(site.database_url)
     else:

@@ -89,9 +89,7 @@ def seal(rooms: Rooms, route_id: str) -> str:
 def _carry(
     rooms: Rooms, connection: Any, route: RouteRow, earlier: RouteRow, digest: str | None
 ) -> None:
-    words = (
-        f"this model read this very input in generation {earlier.generation}: its result stands"
-    )
+    words = f"this model read this very input in generation {earlier.generation}: its result stands"
     work.set_route(connection, route.id, RouteState.CARRIED, words, input_digest=digest)
     arrivals.tell(
         connection, key=f"carried/{route.id}", study_id=route.study_id,
@@ -202,8 +200,8 @@ def _completed(
             connection, identity, "completed", rooms.now(), seconds=outcome.seconds,
             peak_mb=outcome.peak_mb, findings=findings, runtime=dict(outcome.runtime),
         )  # fmt: skip
-        _tell(rooms, connection, route, identity, "inference.completed",
-              f"completed in {outcome.seconds:.1f} s: {outcome.findings.statement}", leaf)  # fmt: skip
+        words = f"completed in {outcome.seconds:.1f} s: {outcome.findings.statement}"
+        _tell(rooms, connection, route, identity, "inference.completed", words, leaf)
 
 
 def _failed(

@@ -23,9 +23,7 @@ ALLOWED = frozenset({
 })  # fmt: skip
 
 
-def _only_allowed(
-    _logger: Any, _name: str, event: MutableMapping[str, Any]
-) -> Mapping[str, Any]:
+def _only_allowed(_logger: Any, _name: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
     unknown = sorted(key for key in event if key not in ALLOWED)
     for key in unknown:
         del event[key]

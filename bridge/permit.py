@@ -112,7 +112,9 @@ def _of_patient(
 
 def _by_site(decision: Any, reason: str, words: str, policy_id: str) -> Decision:
     verb = "permits" if decision == "permit" else "denies"
-    return Decision(decision, "policy", reason, f"{words}; the site {verb} this", (), None, policy_id)
+    return Decision(
+        decision, "policy", reason, f"{words}; the site {verb} this", (), None, policy_id
+    )
 
 
 def _body(
@@ -153,4 +155,3 @@ def _body(
 
 def _stamp(at: datetime) -> str:
     return at.isoformat(timespec="milliseconds")
-

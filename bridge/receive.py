@@ -123,8 +123,7 @@ class Indexer:
             }
         verdicts: dict[str, bool | None] = {}
         first: dict[str, Path] = {
-            uid: self._files.instance(places[row.arrival], row.arrival)
-            for uid, row in held.items()
+            uid: self._files.instance(places[row.arrival], row.arrival) for uid, row in held.items()
         }
         digests = {uid: row.dataset_sha256 for uid, row in held.items()}
         for item in wanted:

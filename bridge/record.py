@@ -115,7 +115,6 @@ class Recorder:
         """Give K_a of an artifact."""
         return keys.artifact_key(chain.key, sop_instance_uid)
 
-
     def keyed(self, chain: Chain, what: str, digest: str) -> bytes:
         """Give HMAC(K_s, what/v1 with a NUL, digest): a digest that nobody can try against."""
         return hmac.digest(chain.key, f"{what}/v1\0".encode() + bytes.fromhex(digest), "sha256")

@@ -24,11 +24,16 @@ class Held(Protocol):
     """What routing needs to know of a held instance."""
 
     @property
-    def arrival(self) -> str: ...
+    def arrival(self) -> str:
+        """Name of its file."""
+
     @property
-    def series_instance_uid(self) -> str: ...
+    def series_instance_uid(self) -> str:
+        """SeriesInstanceUID."""
+
     @property
-    def attributes(self) -> Mapping[str, Any]: ...
+    def attributes(self) -> Mapping[str, Any]:
+        """JSON values of the keywords that rules read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,9 +121,7 @@ def plan(
     return ready, refused
 
 
-def _evidence(
-    roles: Mapping[str, str], *, settled: bool, verdict: Verdict
-) -> Evidence | None:
+def _evidence(roles: Mapping[str, str], *, settled: bool, verdict: Verdict) -> Evidence | None:
     if verdict.study is not None:
         return verdict.study
     if not settled or any(uid not in verdict.series for uid in roles.values()):

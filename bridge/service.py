@@ -274,7 +274,7 @@ def work(site: Site) -> None:
     """Be one more worker of a site on PostgreSQL; raises Refused on SQLite."""
     if not site.on_postgresql:
         raise Refused(
-            "one more worker needs PostgreSQL: set [database] url = \"postgresql+psycopg://…\""
+            'one more worker needs PostgreSQL: set [database] url = "postgresql+psycopg://…"'
         )
     service = Service(site, listen=False)
     service.start()
@@ -288,4 +288,3 @@ def _end() -> None:
     sys.stderr.flush()
     # A step that still runs keeps its thread; it goes on at the next start, so do not wait.
     os._exit(0)
-

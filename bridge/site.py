@@ -208,17 +208,19 @@ class Site(BaseSettings):
         known = {s.name for s in self.sources}
         for source in self.sources:
             if source.ask and source.ask not in known:
-                raise ValueError(f"sources: {source.name!r} asks {source.ask!r}, which is not there")
+                raise ValueError(
+                    f"sources: {source.name!r} asks {source.ask!r}, which is not there"
+                )
         return self
 
     @classmethod
     def settings_customise_sources(
         cls,
-        settings_cls: type[BaseSettings],
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - pydantic's signature
         init_settings: PydanticBaseSettingsSource,
         env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Let the environment win over site.toml."""
         return env_settings, init_settings

@@ -71,11 +71,11 @@ class VaultError(RadsealError):
     """The vault cannot do what was asked; the text holds no patient data."""
 
 
-class UnknownSubject(VaultError):  # noqa: N818 - read as a sentence
+class UnknownSubject(VaultError):
     """No subject has this reference."""
 
 
-class SubjectErased(VaultError):  # noqa: N818 - read as a sentence
+class SubjectErased(VaultError):
     """The subject's key was destroyed; what it protected cannot be read again."""
 
 

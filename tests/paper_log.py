@@ -162,7 +162,8 @@ class Story:
         if not type.startswith("model."):
             rest.setdefault("subject", SUBJECT)
             rest.setdefault("study", STUDY)
-        rest.setdefault("refs", refs(*((rel, self.refs[rel]) for rel in self.RELS.get(type, ()))))
+        if "refs" not in rest:
+            rest["refs"] = refs(*((rel, self.refs[rel]) for rel in self.RELS.get(type, ())))
         body = {**self.BODIES.get(type, {}), **(change or {})}
         self.refs[type] = self.site.say(type, body, **rest)
         return self.refs[type]

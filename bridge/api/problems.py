@@ -29,7 +29,7 @@ from bridge.errors import (
 from bridge.web.pages import Pages
 
 
-class NotSignedIn(RadsealError):  # noqa: N818
+class NotSignedIn(RadsealError):
     """Sign in first, or send a token as `Authorization: Bearer …`."""
 
 

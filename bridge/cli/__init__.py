@@ -1,8 +1,8 @@
 """The command line: `radseal …`. Errors go to standard error as one sentence; exit 0, 1 or 2.
 
-    0   done, or checked and good
-    1   checked and failed
-    2   wrong use: a bad argument, a bad site.toml
+0   done, or checked and good
+1   checked and failed
+2   wrong use: a bad argument, a bad site.toml
 """
 
 from __future__ import annotations

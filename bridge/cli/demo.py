@@ -11,6 +11,6 @@ def demo(
     keep: Annotated[bool, typer.Option("--keep", help="Leave it running with its page.")] = False,
 ) -> None:
     """Show the whole way: a fake PACS, a signed model, a synthetic chest CT of known truth."""
-    from bridge.demo.run import run  # noqa: PLC0415 - only here are its parts needed
+    from bridge.demo.run import run
 
     raise typer.Exit(run(keep=keep))

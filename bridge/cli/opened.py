@@ -1,4 +1,4 @@
-"""What every command shares: the --site option, opened rooms, tables and JSON on standard output."""
+"""What every command shares: the --site option, opened rooms, tables and JSON."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -54,6 +54,7 @@ def verify(
     keys = _keys(vkey, policy)
     if not path.exists():
         raise NotFound(f"{path} is not there")
+    found: dict[str, Any]
     try:
         if path.is_dir():
             report = verify_log(path, keys)

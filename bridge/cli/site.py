@@ -46,7 +46,7 @@ def init(
 ) -> None:
     """Make a new site: settings, keys, vault, tables, and the models that we ship."""
     made = create(folder.resolve(), name, origin)
-    from bridge.bundled import register_bundled  # noqa: PLC0415 - the service needs no ONNX tools
+    from bridge.bundled import register_bundled
 
     with opened(made.folder) as rooms:
         registered = register_bundled(rooms, os_user())
@@ -122,8 +122,9 @@ def peer_echo(
 def _peers(settings: site.Site) -> Iterator[tuple[str, dicom.Peer]]:
     calling = settings.listener.ae_title
     for destination in settings.destinations:
-        yield destination.name, dicom.Peer(
-            destination.ae_title, destination.host, destination.port, calling
+        yield (
+            destination.name,
+            dicom.Peer(destination.ae_title, destination.host, destination.port, calling),
         )
     for source in settings.sources:
         if source.host and source.port is not None:
@@ -174,12 +175,14 @@ def _checks(rooms: Rooms) -> Iterator[tuple[str, bool, str]]:
         yield "ledger", fresh, "nothing published yet" if fresh else f"{error}"
     with reading(rooms.database) as connection:
         active = catalog.list_models(connection, "active")
-    yield "models", bool(active), ", ".join(f"{m.id} {m.version}" for m in active) or (
-        "no model is active: radseal model approve, then activate"
+    yield (
+        "models",
+        bool(active),
+        ", ".join(f"{m.id} {m.version}" for m in active)
+        or ("no model is active: radseal model approve, then activate"),
     )
     for name, one in _peers(settings):
         ok, words = dicom.echo(one)
         yield f"peer {name}", ok, words
     if not settings.sources and settings.listener.accept == "listed":
         yield "sources", False, 'nobody may send: add [[sources]] or accept = "any"'
-

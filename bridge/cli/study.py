@@ -60,9 +60,7 @@ def why(uid: Uid, site: SiteOption = None, json_: JsonOption = False) -> None:
         study = acts.find(rooms, uid)
         with reading(rooms.database) as connection:
             told = story.story(connection, study.id)
-        places = {
-            line.leaf: rooms.record.covered(line.leaf) for line in told.lines if line.leaf
-        }
+        places = {line.leaf: rooms.record.covered(line.leaf) for line in told.lines if line.leaf}
     if json_:
         print_json(_as_json(told, places))
         return
@@ -171,13 +169,13 @@ def quarantine_list(site: SiteOption = None, json_: JsonOption = False) -> None:
     if json_:
         print_json([
             {"study": r.study_instance_uid, "state": r.state, "reason": r.reason,
-             "instances": r.count, "last": r.last}
+             "instances": r.number, "last": r.last}
             for r in rows
         ])  # fmt: skip
         return
     print_table(
         ["study", "state", "images", "reason"],
-        [[r.study_instance_uid or "(no study)", r.state, str(r.count), r.reason] for r in rows],
+        [[r.study_instance_uid or "(no study)", r.state, str(r.number), r.reason] for r in rows],
         "nothing is in quarantine",
     )
 

@@ -32,15 +32,16 @@ class FakePACS:
         self.received: dict[str, bytes] = {}
         ae = AE(ae_title=ae_title)
         ae.supported_contexts = [
-            build_context(context.abstract_syntax, AllTransferSyntaxes)
+            build_context(context.abstract_syntax, [*AllTransferSyntaxes])
             for context in AllStoragePresentationContexts
             if context.abstract_syntax is not None
         ]
         ae.add_supported_context(Verification)
-        self._server: Any = ae.start_server(
+        server: Any = ae.start_server(
             ("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, self._keep)]
         )
-        self.port = int(self._server.server_address[1])
+        self._server = server
+        self.port = int(server.server_address[1])
 
     def _keep(self, event: Any) -> int:
         uid = str(event.request.AffectedSOPInstanceUID)
@@ -49,7 +50,7 @@ class FakePACS:
 
     def dataset(self, sop_instance_uid: str) -> Dataset:
         """Read back an object that was received."""
-        from pydicom import dcmread  # noqa: PLC0415
+        from pydicom import dcmread
 
         return dcmread(BytesIO(self.received[sop_instance_uid]))
 

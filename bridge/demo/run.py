@@ -318,4 +318,3 @@ def _where_next(demo: _Demo, *, keep: bool) -> None:
     else:
         demo.say("next: `radseal demo --keep` leaves it running with its page; "
                  "`radseal init DIR` makes a site of your own")  # fmt: skip
-

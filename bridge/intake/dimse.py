@@ -63,7 +63,7 @@ class Listener:
         listener = self._settings.listener
         ae = AE(ae_title=listener.ae_title)
         ae.supported_contexts = [
-            build_context(cx.abstract_syntax, AllTransferSyntaxes)
+            build_context(cx.abstract_syntax, [*AllTransferSyntaxes])
             for cx in AllStoragePresentationContexts
             if cx.abstract_syntax is not None
         ]
@@ -112,7 +112,7 @@ class Listener:
 
     def _on_store(self, event: Any) -> int:
         part = Path(event.dataset_path)
-        file = event.request._dataset_file  # noqa: SLF001 - pynetdicom leaves closing it to us
+        file = event.request._dataset_file
         try:
             file.flush()
             os.fsync(file.fileno())

@@ -30,8 +30,8 @@ __all__ = [
     "held_by_uid",
     "held_identities",
     "is_own",
-    "leaf_of",
     "keep_counts",
+    "leaf_of",
     "open_generation",
     "own_series",
     "quarantined",
@@ -295,7 +295,7 @@ def quarantined(connection: Connection, study_id: str | None = None) -> list[Row
     query = (
         select(
             studies.c.id, studies.c.study_instance_uid, instances.c.reason, instances.c.state,
-            func.count().label("count"), func.max(instances.c.received_at).label("last"),
+            func.count().label("number"), func.max(instances.c.received_at).label("last"),
         )
         .select_from(instances.outerjoin(studies, studies.c.id == instances.c.study_id))
         .where(instances.c.state.in_([InstanceState.QUARANTINED, InstanceState.CONFLICT]))
@@ -344,9 +344,7 @@ def generation(connection: Connection, study_id: str, number: int) -> Generation
 
 def touch(connection: Connection, study_id: str, number: int, at: datetime) -> None:
     """Say that an image came at `at` (the indexer's steady clock)."""
-    connection.execute(
-        update(generations).where(_of(study_id, number)).values(last_received_at=at)
-    )
+    connection.execute(update(generations).where(_of(study_id, number)).values(last_received_at=at))
 
 
 def declare(connection: Connection, study_id: str, number: int) -> None:
@@ -358,9 +356,7 @@ def keep_counts(
     connection: Connection, study_id: str, number: int, counts: Mapping[str, Any]
 ) -> None:
     """Keep the source's last answers."""
-    connection.execute(
-        update(generations).where(_of(study_id, number)).values(counts=dict(counts))
-    )
+    connection.execute(update(generations).where(_of(study_id, number)).values(counts=dict(counts)))
 
 
 def seal_generation(
@@ -368,9 +364,7 @@ def seal_generation(
 ) -> None:
     """Say that the study's generation is complete, and why."""
     connection.execute(
-        update(generations)
-        .where(_of(study_id, number))
-        .values(sealed_at=at, evidence=evidence)
+        update(generations).where(_of(study_id, number)).values(sealed_at=at, evidence=evidence)
     )
 
 

@@ -85,9 +85,10 @@ def vendor_keys(connection: Connection, vendor: str, at: datetime) -> list[bytes
 def take_ownership(connection: Connection, model_id: str, vendor: str) -> str:
     """Let the first vendor that registers a model id own it; returns the owner."""
     insert_once(connection, model_owners, {"id": model_id, "vendor": vendor})
-    return connection.execute(
+    owner = connection.execute(
         select(model_owners.c.vendor).where(model_owners.c.id == model_id)
     ).scalar_one()
+    return str(owner)
 
 
 def add_model(connection: Connection, row: ModelRow) -> bool:
@@ -100,7 +101,7 @@ def add_model(connection: Connection, row: ModelRow) -> bool:
 
 
 def _model(row: Row[Any]) -> ModelRow:
-    return ModelRow(*row)
+    return ModelRow(*tuple(row))
 
 
 def list_models(connection: Connection, state: str | None = None) -> list[ModelRow]:
@@ -150,7 +151,9 @@ def consents_of(connection: Connection, subject_refs: Sequence[str]) -> list[Con
 
 def list_consents(connection: Connection) -> list[ConsentRow]:
     """List all documents, oldest first."""
-    return [ConsentRow(*r) for r in connection.execute(select(consents).order_by(consents.c.added_at))]
+    return [
+        ConsentRow(*r) for r in connection.execute(select(consents).order_by(consents.c.added_at))
+    ]
 
 
 def consent(connection: Connection, consent_id: str) -> ConsentRow | None:
@@ -161,6 +164,4 @@ def consent(connection: Connection, consent_id: str) -> ConsentRow | None:
 
 def withdraw_consent(connection: Connection, consent_id: str, at: datetime) -> None:
     """Say that a document no longer speaks."""
-    connection.execute(
-        update(consents).where(consents.c.id == consent_id).values(withdrawn_at=at)
-    )
+    connection.execute(update(consents).where(consents.c.id == consent_id).values(withdrawn_at=at))

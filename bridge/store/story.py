@@ -20,7 +20,6 @@ from bridge.store.tables import (
     unwanted,
 )
 from bridge.study import (
-    ArtifactKind,
     DeliveryState,
     Evidence,
     InstanceState,
@@ -83,7 +82,7 @@ def list_studies(
             query.order_by(studies.c.received_at.desc(), studies.c.id).limit(limit).offset(offset)
         )
     )
-    held = dict(
+    held: dict[str, int] = dict(
         connection.execute(
             select(instances.c.study_id, func.count())
             .where(
@@ -105,9 +104,7 @@ def counts(connection: Connection) -> dict[StudyState, int]:
 def find(connection: Connection, uid: str) -> str | None:
     """Give our study id for a StudyInstanceUID or an id of ours."""
     return connection.execute(
-        select(studies.c.id).where(
-            or_(studies.c.study_instance_uid == uid, studies.c.id == uid)
-        )
+        select(studies.c.id).where(or_(studies.c.study_instance_uid == uid, studies.c.id == uid))
     ).scalar()
 
 
@@ -120,9 +117,7 @@ def story(connection: Connection, study_id: str) -> StudyStory:
         line=_line(row, len(held)),
         series=tuple(_series(held, generation)),
         waiting="" if generation is None or generation.sealed_at else row.state_words,
-        quarantined=tuple(
-            (q.reason, q.count) for q in arrivals.quarantined(connection, study_id)
-        ),
+        quarantined=tuple((q.reason, q.number) for q in arrivals.quarantined(connection, study_id)),
         routes=tuple(_routes(connection, study_id)),
         lines=tuple(
             StoryLine(e.at, e.generation, e.stage, e.code, e.words, e.model_id, e.leaf)
@@ -173,17 +168,18 @@ def _routes(connection: Connection, study_id: str) -> list[StoryRoute]:
                 artifacts=tuple(made.get(run.id, ()) if run is not None else ()),
             )
         )  # fmt: skip
-    for row in connection.execute(
-        select(unwanted).where(unwanted.c.study_id == study_id).order_by(unwanted.c.generation)
-    ):
-        told.append(
-            StoryRoute(
-                id=None, generation=row.generation, model=row.model_id,
-                version=row.model_version, model_digest=row.model_digest, state="not wanted",
-                reason=row.reason, evidence="", statement="", measurements=(), seconds=None,
-                artifacts=(),
-            )
-        )  # fmt: skip
+    told.extend(
+        StoryRoute(
+            id=None, generation=row.generation, model=row.model_id, version=row.model_version,
+            model_digest=row.model_digest, state="not wanted", reason=row.reason, evidence="",
+            statement="", measurements=(), seconds=None, artifacts=(),
+        )
+        for row in connection.execute(
+            select(unwanted)
+            .where(unwanted.c.study_id == study_id)
+            .order_by(unwanted.c.generation)
+        )
+    )  # fmt: skip
     return told
 
 
@@ -222,12 +218,12 @@ def _artifacts(connection: Connection, study_id: str) -> dict[str, list[StoryArt
         )
     }
     made: dict[str, list[StoryArtifact]] = defaultdict(list)
-    for row in work.artifacts_of_study(connection, study_id):
-        made[row.run_id].append(
+    for one in work.artifacts_of_study(connection, study_id):
+        made[one.run_id].append(
             StoryArtifact(
-                ArtifactKind(row.kind), row.sop_instance_uid, row.sop_class_uid, row.revision,
-                row.size, leaves.get(f"composed/{row.run_id}/{row.kind}"),
-                tuple(sent[row.sop_instance_uid]),
+                one.kind, one.sop_instance_uid, one.sop_class_uid, one.revision,
+                one.size, leaves.get(f"composed/{one.run_id}/{one.kind}"),
+                tuple(sent[one.sop_instance_uid]),
             )
         )  # fmt: skip
     return made
@@ -245,7 +241,7 @@ def list_runs(connection: Connection, limit: int) -> list[dict[str, Any]]:
         .order_by(runs.c.started_at.desc())
         .limit(limit)
     )  # fmt: skip
-    return [dict(row._mapping) for row in rows]  # noqa: SLF001 - SQLAlchemy's documented name
+    return [dict(row._mapping) for row in rows]
 
 
 def open_generations(connection: Connection) -> list[tuple[str, int]]:

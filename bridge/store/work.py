@@ -186,7 +186,9 @@ def start_run(
     })  # fmt: skip
 
 
-def finish_run(connection: Connection, run_id: str, state: str, at: datetime, **values: Any) -> None:
+def finish_run(
+    connection: Connection, run_id: str, state: str, at: datetime, **values: Any
+) -> None:
     """Say how a run ended: completed or failed."""
     connection.execute(
         update(runs).where(runs.c.id == run_id).values(state=state, finished_at=at, **values)
@@ -201,9 +203,7 @@ def run_of(connection: Connection, run_id: str) -> Row[Any]:
 def runs_of(connection: Connection, route_id: str) -> list[Row[Any]]:
     """List the runs of a route, oldest first."""
     return list(
-        connection.execute(
-            select(runs).where(runs.c.route_id == route_id).order_by(runs.c.attempt)
-        )
+        connection.execute(select(runs).where(runs.c.route_id == route_id).order_by(runs.c.attempt))
     )
 
 
@@ -261,9 +261,7 @@ def place(connection: Connection, identity: str) -> tuple[str, int]:
     return row.study_id, row.generation
 
 
-def waiting_of_model(
-    connection: Connection, study_id: str, model_id: str
-) -> list[DeliveryRow]:
+def waiting_of_model(connection: Connection, study_id: str, model_id: str) -> list[DeliveryRow]:
     """List the undelivered results of a model for a study."""
     rows = connection.execute(
         select(deliveries)
@@ -294,9 +292,7 @@ def artifacts_of_run(connection: Connection, run_id: str) -> list[ArtifactRow]:
 def artifacts_of_study(connection: Connection, study_id: str) -> list[ArtifactRow]:
     """List a study's artifacts, oldest first."""
     rows = connection.execute(
-        select(artifacts)
-        .where(artifacts.c.study_id == study_id)
-        .order_by(artifacts.c.composed_at)
+        select(artifacts).where(artifacts.c.study_id == study_id).order_by(artifacts.c.composed_at)
     )
     return [_artifact(row) for row in rows]
 

@@ -148,7 +148,11 @@ func readEntries(folder string, size int64) ([]tlog.Hash, error) {
 }
 
 func checkTiles(folder string, size int64, reader tlog.HashReader) error {
-	for _, tile := range tlog.NewTiles(height, 0, size) {
+	tiles := tlog.NewTiles(height, 0, size)
+	for i, tile := range tiles {
+		if i+1 < len(tiles) && tiles[i+1].L == tile.L && tiles[i+1].N == tile.N {
+			continue // narrower than the one that a reader of this size needs
+		}
 		want, err := tlog.ReadTileData(tile, reader)
 		if err != nil {
 			return err

@@ -1,0 +1,231 @@
+"""Real series, real models and hostile ones from the shared corpus (not part of the repository)."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from models import admission, decode, sandbox
+from models.errors import ModelError, PackageError, RunFailed
+from models.folder import file_digest
+from models.package import load
+from models.sandbox import Limits
+from models.volume import load as load_volume
+from scipy import ndimage
+
+CHEST = "corpus/dev/series/ct_chest_siemens_b40f_8mm"
+HEAD = "corpus/dev/series/mr_t1_head_384"
+LIMITS = Limits(timeout_s=550)
+
+
+def files(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir())
+
+
+def reference(hu: np.ndarray) -> np.ndarray:
+    """The lung air mask of one slice, by scipy: half size, threshold, border fill, opening."""
+    half = hu.reshape(hu.shape[0] // 2, 2, hu.shape[1] // 2, 2).mean(axis=(1, 3))
+    air = half < -400
+    labels, _ = ndimage.label(air, np.ones((3, 3)))
+    edge = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
+    lung = air & ~np.isin(labels, edge[edge > 0])
+    # beyond the border the graph's erosion sees nothing, so the border counts as inside
+    eroded = ndimage.binary_erosion(lung, np.ones((3, 3)), border_value=1)
+    opened = ndimage.binary_dilation(eroded, np.ones((3, 3)))
+    return np.kron(opened, np.ones((2, 2), bool))
+
+
+@pytest.mark.peer
+def test_lung_air_is_exact(shared: Path, tmp_path: Path) -> None:
+    package = load(shared / "models/packages/ct-lung-air")
+    paths = files(shared / CHEST)
+    sealed = sandbox.seal(paths=paths, work=tmp_path, limits=LIMITS)
+    outcome = sandbox.run(
+        package=package, roles={"image": paths}, work=tmp_path, limits=LIMITS, cached=sealed.cached
+    )
+    assert outcome.findings.segments[0].voxels == 801_916
+    assert outcome.findings.measurements[0].value == pytest.approx(2681.2, abs=0.1)
+    assert outcome.mask_path is not None
+    mask = np.load(outcome.mask_path)["mask"]
+    volume = load_volume(paths)
+    assert outcome.findings.frames == volume.frames
+    assert all(
+        np.array_equal(mask[i] == 1, reference(volume.array[i])) for i in range(len(mask))
+    )
+
+
+@pytest.mark.peer
+@pytest.mark.soak
+@pytest.mark.timeout(600)
+def test_brain_volumes(shared: Path, tmp_path: Path) -> None:
+    package = load(shared / "models/packages/brain-subcortical-18")
+    golden = json.loads((shared / "models/golden.json").read_text())
+    truth = golden["model18cls on dev/series/mr_t1_head_384"]
+    outcome = sandbox.run(
+        package=package, roles={"image": files(shared / HEAD)}, work=tmp_path, limits=LIMITS
+    )
+    names = {s.number: s.label for s in outcome.findings.segments}
+    assert len(names) == 17
+    for measured in outcome.findings.measurements:
+        assert measured.segment is not None
+        want = truth[names[measured.segment]]
+        allowed = 0.03 if want >= 10 else 0.10
+        assert measured.value == pytest.approx(want, rel=allowed), names[measured.segment]
+    voxel = outcome.findings.voxel_mm3
+    assert voxel is not None
+    for segment, measured in zip(
+        outcome.findings.segments, outcome.findings.measurements, strict=True
+    ):
+        assert measured.value == pytest.approx(segment.voxels * voxel / 1000)
+
+
+@pytest.mark.parametrize("name", ["ct-lung-air", "brain-subcortical-18"])
+def test_the_examples_are_admitted_unchanged(shared: Path, name: str) -> None:
+    package = load(shared / "models/packages" / name)
+    assert [f for f in admission.check(package) if not f.warning] == []
+    assert sandbox.selftest(package, LIMITS).passed
+
+
+def test_every_decodable_file_of_the_corpus_decodes_as_before(shared: Path) -> None:
+    """Pixels equal the corpus' own record, lossless and native syntaxes alike."""
+    rows = csv.DictReader((shared / "corpus/MANIFEST.tsv").open(), delimiter="\t")
+    checked = 0
+    for row in rows:
+        folder = row["path"].split("/")[1]
+        if folder not in {"syntax", "multiframe", "xray", "selection"}:
+            continue
+        if not row["decoded_pixels"] or "uint" not in row["decoded_pixels"]:
+            continue
+        try:
+            pixels, _ = decode.decode(decode.read_header(shared / "corpus" / row["path"]))
+        except RunFailed:
+            continue
+        checked += 1
+        assert pixels.size > 0
+    assert checked > 20
+
+
+@pytest.mark.fault
+def test_malformed_files_never_harm(shared: Path, tmp_path: Path) -> None:
+    """Each malformed file, and each derived one, ends in pixels or a RunFailed."""
+    limits = Limits(memory_mb=1024, timeout_s=60)
+    for path in files(shared / "corpus/dev/malformed"):
+        try:
+            sealed = sandbox.seal(paths=[path], work=tmp_path / path.name, limits=limits)
+        except RunFailed as failed:
+            assert failed.code in {"undecodable", "memory", "bad_geometry", "bad_pixels", "timeout"}
+        else:
+            assert sealed.instances
+
+
+def _package(shared: Path, root: Path, graph: Path) -> Path:
+    """Wrap a bare graph in a package whose manifest says what the graph says of itself."""
+    base = json.loads((shared / "models/packages/ct-lung-air/configs/metadata.json").read_text())
+    for folder in ("configs", "models", "selftest/test_data_set_0"):
+        (root / folder).mkdir(parents=True)
+    data = graph.read_bytes()
+    (root / "models/model.onnx").write_bytes(data)
+    base["deployment"]["identity"]["model_sha256"] = hashlib.sha256(data).hexdigest()
+    if graph.stem in {"ext_ok", "ext_offset_overflow"}:
+        shutil.copy(graph.with_name("real.bin"), root / "models/real.bin")
+        base["deployment"]["identity"]["external_data"] = [
+            {"path": "real.bin", "sha256": file_digest(root / "models/real.bin")}
+        ]
+    if graph.stem == "ext_symlink":
+        (root / "models/link.bin").symlink_to("/etc/hostname")
+    try:
+        model = onnx.load_model(str(graph), load_external_data=False)
+    except Exception:  # whatever the parser says of garbage: the manifest stays as it is
+        model = None
+    if model is not None and model.graph.output:
+        _declare(base, model)
+    (root / "configs/metadata.json").write_text(json.dumps(base))
+    (root / "selftest/test_data_set_0/input_0.pb").write_bytes(b"")
+    return root
+
+
+def _declare(base: dict[str, Any], model: Any) -> None:
+    def tensor(value: Any) -> dict[str, Any]:
+        dtype = {1: "float32", 2: "uint8", 10: "float16"}.get(value.type.tensor_type.elem_type)
+        dims = value.type.tensor_type.shape.dim
+        channels = dims[1].dim_value if len(dims) > 1 and dims[1].dim_value else 1
+        return {"dtype": dtype or "float32", "num_channels": channels, "spatial_shape": []}
+
+    base["network_data_format"] = {
+        "inputs": {i.name: tensor(i) for i in model.graph.input},
+        "outputs": {o.name: tensor(o) for o in model.graph.output},
+    }
+    rank = len(model.graph.input[0].type.tensor_type.shape.dim)
+    base["deployment"]["layout"] = "NCHW" if rank == 4 else "NCXYZ"
+    base["deployment"]["outputs"] = [
+        {"tensor": o.name, "kind": "multilabel", "decode": "none",
+         "labels": [{"index": 0, "label": "Finding"}]} for o in model.graph.output
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def wrapped(shared: Path, tmp_path: Path) -> Callable[[str], Path]:
+    return lambda name: _package(shared, tmp_path / name, shared / f"models/hostile/{name}.onnx")
+
+
+REFUSED = [
+    "custom_op", "empty", "ext_absolute", "ext_missing", "ext_offset_overflow", "ext_symlink",
+    "ext_traversal", "garbage", "ir_99", "opset_5", "opset_99", "random_output", "string_output",
+    "truncated", "two_inputs",
+]  # fmt: skip
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("name", REFUSED)
+def test_hostile_models_are_refused_in_words(wrapped: Callable[[str], Path], name: str) -> None:
+    try:
+        package = load(wrapped(name))
+        faults = [f for f in sandbox.admit(package, Limits(2048, 30)) if not f.warning]
+    except PackageError as refused:
+        assert refused.fix
+        return
+    except ModelError as refused:
+        assert str(refused)
+        return
+    if name == "ext_offset_overflow":  # only opening the weights shows it
+        assert not sandbox.selftest(package, Limits(2048, 30)).passed
+        return
+    assert faults
+    assert all(f.text and f.fix for f in faults)
+
+
+CONTAINED = {
+    "endless_loop": "timeout", "memory_bomb": "memory", "memory_bomb_at_run": "memory",
+    "nan_output": "not_finite", "inf_output": "not_finite", "probability_over_1": "bad_output",
+    "wrong_declared_shape": "bad_output",
+}  # fmt: skip
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("name", sorted(CONTAINED))
+def test_hostile_models_are_contained_at_run_time(
+    wrapped: Callable[[str], Path], shared: Path, tmp_path: Path, name: str
+) -> None:
+    package = load(wrapped(name))
+    with pytest.raises(RunFailed) as failed:
+        sandbox.run(
+            package=package, roles={"image": files(shared / CHEST)[:2]}, work=tmp_path / "w",
+            limits=Limits(memory_mb=2048, timeout_s=10, threads=1),
+        )  # fmt: skip
+    assert failed.value.code == CONTAINED[name], failed.value.text
+
+
+@pytest.mark.parametrize("name", ["ext_ok", "nested_if_20", "bitflip_weight", "float16_input"])
+def test_what_only_a_signature_can_tell_is_admitted(
+    wrapped: Callable[[str], Path], name: str
+) -> None:
+    faults = sandbox.admit(load(wrapped(name)), Limits(2048, 30))
+    assert [f for f in faults if not f.warning] == []
