@@ -18,6 +18,7 @@ from bridge.study import DeliveryState, InstanceState, RouteState, StudyState
 
 __all__ = ["accept", "cancel", "complete", "discard", "find", "retry"]
 
+_OVER = {RouteState.FAILED, RouteState.DENIED}
 _BUSY = {RouteState.WAITING, RouteState.SEALING, RouteState.RUNNING}
 
 
@@ -43,7 +44,7 @@ def complete(rooms: Rooms, uid: str) -> str:
 
 
 def retry(rooms: Rooms, uid: str) -> str:
-    """Try again what failed or was refused; raises Refused when there is nothing to retry."""
+    """Try again what failed, was refused or denied; raises Refused when nothing was."""
     study = find(rooms, uid)
     at = rooms.now()
     again = 0
@@ -69,12 +70,17 @@ def retry(rooms: Rooms, uid: str) -> str:
         for route in work.routes_of(connection, study.id, study.generation):
             attempt = len(work.runs_of(connection, route.id)) + 1
             lost = any(w.startswith(f"route/{route.id}/") for w in stuck)
-            if route.state is not RouteState.FAILED and not (lost and route.state in _BUSY):
+            if route.state not in _OVER and not (lost and route.state in _BUSY):
                 continue
             again += 1
             work.set_route(connection, route.id, RouteState.WAITING, "tried again")
             rooms.work.enqueue_in(
-                connection, "route", "route", f"route/{route.id}/{attempt}", route.id, attempt
+                connection,
+                "route",
+                "route",
+                f"route/{route.id}/{attempt}/{at:%Y%m%dT%H%M%S%f}",
+                route.id,
+                attempt,
             )
         if not again:
             raise Refused("nothing of this study failed; see `radseal why`")

@@ -236,6 +236,8 @@ def finish(rooms: Rooms, study_id: str, generation: int) -> None:
             generation_number=generation, at=rooms.now(), stage="record", code="study.closed",
             words=words, leaf=leaf,
         )  # fmt: skip
+    for route in routes:
+        rooms.files.drop_run_folder(route.id)
 
 
 def _state(rooms: Rooms, study_id: str, state: StudyState, words: str) -> None:

@@ -7,17 +7,15 @@ again is a new leaf only when answer or basis changed (design §4.5).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 from bridge import metrics
 from bridge.consent.document import parse
 from bridge.consent.evaluate import Decision, Request, decide
 from bridge.consent.policy import POLICIES
-from bridge.consent.purposes import act_reason
+from bridge.consent.purposes import Coding, act_reason
 from bridge.record import Chain
 from bridge.rooms import Rooms
 from bridge.store import arrivals, catalog, work
@@ -29,6 +27,9 @@ from bridge.study import Patient
 from bridge.vault import request_commitment
 
 __all__ = ["Answer", "ask"]
+
+_RESOURCE_TYPES = "http://hl7.org/fhir/resource-types"
+_ACTIONS = "http://terminology.hl7.org/CodeSystem/consentaction"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,37 +50,48 @@ def ask(rooms: Rooms, route: RouteRow, *, moment: str, input_sealed: str) -> Ans
     if generation is None:
         raise KeyError(route.id)
     chain = rooms.record.chain(generation.subject_ref, study.study_instance_uid)
-    package = rooms.catalog.package(route.model_digest)
-    at = rooms.now()
-    request = Request(
-        purpose=act_reason(rooms.site.consent.purpose),
-        actors=frozenset({f"Device/{package.id}", f"Organization/{package.vendor}"}),
-        at=at,
-    )
+    request = _request(rooms, study, route, moment)
     decision, used = _strictest(rooms, study, request)
-    told = (decision.decision, decision.basis, decision.reason)
-    if last is not None and (last.decision, last.basis, last.reason) == told:
+    documents = [row.leaf or "" for row in used]
+    told = (decision.decision, decision.basis, decision.reason, documents)
+    if last is not None and told == (last.decision, last.basis, last.reason, last.documents):
         return Answer(decision.decision == "permit", decision.words, last.leaf)
     number = 0 if last is None else last.number + 1
     leaf = rooms.record.say(
         "consent.checked", f"consent/{route.id}/{number}",
-        _body(rooms, decision, used, request, chain, moment),
+        _body(rooms, decision, documents, request, chain, moment),
         chain=chain,
         refs=[("input.sealed", input_sealed),
-              *(("consent.granted", row.leaf) for row in used if row.leaf)],
+              *(("consent.granted", document) for document in documents if document)],
     )  # fmt: skip
     metrics.CONSENT.labels(decision.decision, decision.basis).inc()
     with writing(rooms.database) as connection:
         work.add_decision(
-            connection, route.id, moment=moment, decision=decision.decision,
-            basis=decision.basis, reason=decision.reason, words=decision.words, leaf=leaf, at=at,
+            connection, route.id, number, moment=moment, decision=decision.decision,
+            basis=decision.basis, reason=decision.reason, words=decision.words,
+            documents=documents, request=request.to_json().decode(), leaf=leaf, at=request.at,
         )  # fmt: skip
         arrivals.tell(
             connection, key=f"consent/{route.id}/{number}", study_id=study.id,
-            generation_number=route.generation, at=at, stage="consent",
+            generation_number=route.generation, at=request.at, stage="consent",
             code=decision.decision, words=decision.words, model_id=route.model_id, leaf=leaf,
         )  # fmt: skip
     return Answer(decision.decision == "permit", decision.words, leaf)
+
+
+def _request(rooms: Rooms, study: StudyRow, route: RouteRow, moment: str) -> Request:
+    """Say who asks for what: the model and its vendor, for the site's purpose, these images."""
+    package = rooms.catalog.package(route.model_digest)
+    date = study.study_date
+    action = "use" if moment == "inference" else "disclose"
+    return Request(
+        purpose=act_reason(rooms.site.consent.purpose),
+        actors=frozenset({f"Device/{package.id}", f"Organization/{package.vendor}"}),
+        at=rooms.now(),
+        time=f"{date[:4]}-{date[4:6]}-{date[6:]}" if len(date) == 8 and date.isdigit() else None,
+        classes=frozenset({Coding(_RESOURCE_TYPES, "ImagingStudy")}),
+        actions=frozenset({Coding(_ACTIONS, action)}),
+    )
 
 
 def _strictest(
@@ -95,11 +107,10 @@ def _of_patient(
 ) -> tuple[Decision, list[ConsentRow]]:
     policy = POLICIES[rooms.site.consent.policy]
     if not patient.identified:
-        said = rooms.site.consent.unidentified
-        suppressed = rooms.vault.suppressed_unidentified(study.study_instance_uid)
-        if suppressed or said == "deny":
-            return _by_site("deny", "unidentified", "the study names no patient", policy.id), []
-        return _by_site("permit", "unidentified", "the study names no patient", policy.id), []
+        if rooms.vault.suppressed_unidentified(study.study_instance_uid):
+            return _by_site("deny", "erased", "the study's data was erased", policy.id), []
+        said = rooms.site.consent.unidentified if policy.documents else "deny"
+        return _by_site(said, "unidentified", "the study names no patient", policy.id), []
     subject = rooms.vault.subject(patient.issuer, patient.patient_id)
     with reading(rooms.database) as connection:
         rows = catalog.consents_of(connection, [subject.ref])
@@ -120,19 +131,13 @@ def _by_site(decision: Any, reason: str, words: str, policy_id: str) -> Decision
 def _body(
     rooms: Rooms,
     decision: Decision,
-    used: Sequence[ConsentRow],
+    documents: Sequence[str],
     request: Request,
     chain: Chain,
     moment: str,
 ) -> dict[str, Any]:
     """Say a decision so that it can be executed again from the documents and the request."""
     policy = POLICIES[rooms.site.consent.policy]
-    asked = json.dumps(
-        {"purpose": request.purpose.code, "actors": sorted(request.actors),
-         "at": _stamp(request.at)},
-        sort_keys=True, separators=(",", ":"),
-    ).encode()  # fmt: skip
-    leaves = [row.leaf for row in used]
     return {
         "decision": decision.decision,
         "basis": decision.basis,
@@ -141,17 +146,13 @@ def _body(
         "policy_digest": policy.digest().hex(),
         "engine": decision.engine,
         "reason": decision.reason,
-        "request": rooms.record.text(request_commitment(chain.key, asked)),
+        "request": rooms.record.text(request_commitment(chain.key, request.to_json())),
         "matched": [
             {"document": position, "path": path, "leaf": leaf}
             for position, ((_, path), leaf) in enumerate(
-                zip(decision.matched, leaves, strict=False)
+                zip(decision.matched, documents, strict=False)
             )
         ],
         "valid_until": decision.valid_until,
         "stage": moment.split("/", 1)[0],
     }
-
-
-def _stamp(at: datetime) -> str:
-    return at.isoformat(timespec="milliseconds")

@@ -64,6 +64,12 @@ class Listener(_Table):
     processes: Annotated[int, Field(ge=1, le=16)] = 1
     fast: bool = True
 
+    @model_validator(mode="after")
+    def _later(self) -> Listener:
+        if self.processes != 1:
+            raise ValueError("processes: one listener process in this release; set it to 1")
+        return self
+
 
 class Http(_Table):
     """[http]: pages and API, on loopback unless said otherwise."""

@@ -17,8 +17,6 @@
 The docstring of a class is its default message and ends with what to do.
 """
 
-# ruff: noqa: N818  the names say what happened; "Error" after each would add nothing
-
 from __future__ import annotations
 
 import inspect

@@ -31,6 +31,7 @@ _ACTORS = ("system", "user", "device", "patient")
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[1-8][0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 _ALIAS = re.compile(r"[A-Za-z0-9+/][A-Za-z0-9:+/=._-]{15,159}")
 _DEPTH = 16
+_LONG_NUMBER = re.compile(rb"[:,\[]-?[0-9]{16}")
 
 leaf_hash = merkle.leaf_hash
 
@@ -97,10 +98,22 @@ def record(
 def render(record: Mapping[str, Any]) -> bytes:
     """Canonical bytes of any JSON object in the subset; raises LeafError."""
     _check_subset(record, _DEPTH)
+    return _dump(record)
+
+
+def _no_fraction(text: str) -> float:
+    raise LeafError(f"{text} has no canonical form; use whole numbers")
+
+
+_DECODER = json.JSONDecoder(parse_float=_no_fraction, parse_constant=_no_fraction)
+_ENCODER = json.JSONEncoder(
+    sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+)
+
+
+def _dump(record: Mapping[str, Any]) -> bytes:
     try:
-        data = json.dumps(
-            record, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-        ).encode()
+        data = _ENCODER.encode(record).encode()
     except UnicodeEncodeError:
         raise LeafError("a text holds half a character") from None
     if len(data) > MAX_ENTRY:
@@ -111,12 +124,16 @@ def render(record: Mapping[str, Any]) -> bytes:
 def parse(data: bytes) -> dict[str, Any]:
     """Return the record in a leaf. Reads leniently, renders, compares; raises LeafError."""
     try:
-        found = json.loads(data)
+        found = _DECODER.decode(data.decode())
     except (ValueError, RecursionError):
         raise LeafError("the leaf is not JSON") from None
     if not isinstance(found, dict):
         raise LeafError("the leaf is not a JSON object")
-    if render(found) != data:
+    # Bytes this plain can only hold what the subset allows; others are walked through.
+    plain = data.isascii() and data.count(b"{") + data.count(b"[") <= _DEPTH
+    if not plain or _LONG_NUMBER.search(data):
+        _check_subset(found, _DEPTH)
+    if _dump(found) != data:
         raise LeafError("the leaf is not in its canonical form")
     _check(found)
     return found

@@ -54,11 +54,11 @@ class SignatureError(ModelError):
     """A signature does not prove what it should."""
 
 
-class IllegalTransition(ModelError):  # noqa: N818 - the word of the contract
+class IllegalTransition(ModelError):
     """A model in this state cannot take this step."""
 
 
-class RunFailed(ModelError):  # noqa: N818 - the outcome's name, as leaves and pages say it
+class RunFailed(ModelError):
     """A run ended without findings; `code` is one of RUN_CODES, `text` a sentence for a person."""
 
     def __init__(self, code: str, text: str) -> None:

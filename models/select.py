@@ -150,7 +150,8 @@ def _listed(rules: Mapping[str, Any], attributes: Mapping[str, Any]) -> str | No
 def _physics(rules: Mapping[str, Any], attributes: Mapping[str, Any]) -> str | None:
     bits = as_number(attributes.get("BitsStored"))
     if rules.get("min_bits") is not None and (bits is None or bits < rules["min_bits"]):
-        return f"BitsStored {_shown('BitsStored', attributes.get('BitsStored'))}, wanted at least {rules['min_bits']}"
+        shown = _shown("BitsStored", attributes.get("BitsStored"))
+        return f"BitsStored {shown}, wanted at least {rules['min_bits']}"
     spacing = rules.get("pixel_spacing_mm")
     if spacing is not None:
         found = as_values(attributes.get("PixelSpacing")) or as_values(

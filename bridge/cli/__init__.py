@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import typer
@@ -33,6 +34,7 @@ app.command("demo")(demo.demo)
 
 def main() -> None:
     """Run a command; an error of ours becomes one sentence and an exit code."""
+    os.umask(0o077)  # what we write is for this account only
     try:
         app()
     except (SettingsError, WrongUse) as error:

@@ -53,6 +53,12 @@ def add(
         for path in files:
             data, document = _document(path)
             typer.echo(f"{add_document(rooms, data, document, named)}  {path.name}")
+            if document.unusable is not None:
+                typer.echo(
+                    f"{path.name}: kept, but it cannot be evaluated ({document.unusable}): it "
+                    "permits nothing, and the site's policy decides",
+                    err=True,
+                )
 
 
 def add_document(rooms: Rooms, data: bytes, document: Document, named: str | None) -> str:

@@ -255,6 +255,8 @@ decisions = Table(
     Column("basis", String(16), nullable=False),
     Column("reason", Text, nullable=False),
     Column("words", Text, nullable=False),
+    Column("documents", JSON, nullable=False),  # leaves of the documents that decided
+    Column("request", Text, nullable=False),  # what was asked, to execute it again
     Column("leaf", String(64), nullable=False),
 )  # fmt: skip
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, or_, select, update
+from sqlalchemy import Connection, Row, or_, select, update
 
 from bridge.store.database import insert_once
 from bridge.store.tables import artifacts, decisions, deliveries, routes, runs, unwanted
@@ -154,7 +154,9 @@ def twin(connection: Connection, row: RouteRow, input_digest: str) -> RouteRow |
             routes.c.input_digest == input_digest,
             routes.c.id != row.id,
             routes.c.generation < row.generation,
-            routes.c.state.not_in([RouteState.CARRIED, RouteState.CANCELLED, RouteState.DENIED]),
+            routes.c.state.not_in(
+                [RouteState.CARRIED, RouteState.CANCELLED, RouteState.DENIED, RouteState.FAILED]
+            ),
         )
         .order_by(routes.c.generation.desc())
     ).first()
@@ -356,22 +358,23 @@ def set_delivery(
 def add_decision(
     connection: Connection,
     route_id: str,
+    number: int,
     *,
     moment: str,
     decision: str,
     basis: str,
     reason: str,
     words: str,
+    documents: Sequence[str],
+    request: str,
     leaf: str,
     at: datetime,
 ) -> None:
-    """Keep a consent decision."""
-    number = connection.execute(
-        select(func.count()).select_from(decisions).where(decisions.c.route_id == route_id)
-    ).scalar_one()
+    """Keep the route's consent decision of this number; said again it changes nothing."""
     insert_once(connection, decisions, {
         "route_id": route_id, "number": number, "at": at, "moment": moment,
-        "decision": decision, "basis": basis, "reason": reason, "words": words, "leaf": leaf,
+        "decision": decision, "basis": basis, "reason": reason, "words": words,
+        "documents": list(documents), "request": request, "leaf": leaf,
     })  # fmt: skip
 
 

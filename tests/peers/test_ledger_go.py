@@ -30,7 +30,8 @@ def paper():
     """The module tests/paper_log.py."""
     if "paper_log" not in sys.modules:
         spec = importlib.util.spec_from_file_location("paper_log", HERE.parent / "paper_log.py")
-        assert spec is not None and spec.loader is not None
+        assert spec is not None
+        assert spec.loader is not None
         sys.modules["paper_log"] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(sys.modules["paper_log"])
     return sys.modules["paper_log"]

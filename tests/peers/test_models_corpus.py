@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,13 +15,15 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from google.protobuf.message import DecodeError
+from scipy import ndimage
+
 from models import admission, decode, sandbox
-from models.errors import ModelError, PackageError, RunFailed
+from models.errors import PackageError, RunFailed
 from models.folder import file_digest
 from models.package import load
 from models.sandbox import Limits
 from models.volume import load as load_volume
-from scipy import ndimage
 
 CHEST = "corpus/dev/series/ct_chest_siemens_b40f_8mm"
 HEAD = "corpus/dev/series/mr_t1_head_384"
@@ -57,9 +61,7 @@ def test_lung_air_is_exact(shared: Path, tmp_path: Path) -> None:
     mask = np.load(outcome.mask_path)["mask"]
     volume = load_volume(paths)
     assert outcome.findings.frames == volume.frames
-    assert all(
-        np.array_equal(mask[i] == 1, reference(volume.array[i])) for i in range(len(mask))
-    )
+    assert all(np.array_equal(mask[i] == 1, reference(volume.array[i])) for i in range(len(mask)))
 
 
 @pytest.mark.peer
@@ -94,23 +96,24 @@ def test_the_examples_are_admitted_unchanged(shared: Path, name: str) -> None:
     assert sandbox.selftest(package, LIMITS).passed
 
 
-def test_every_decodable_file_of_the_corpus_decodes_as_before(shared: Path) -> None:
-    """Pixels equal the corpus' own record, lossless and native syntaxes alike."""
+def test_every_file_of_the_corpus_decodes_to_its_recorded_pixels(shared: Path) -> None:
+    """Bit for bit, in every transfer syntax; 12-bit JPEG alone has no permissive decoder."""
     rows = csv.DictReader((shared / "corpus/MANIFEST.tsv").open(), delimiter="\t")
-    checked = 0
+    recorded = re.compile(r"([0-9a-f]{16})[a-z]+\d+\[")
+    refused, checked = [], 0
     for row in rows:
-        folder = row["path"].split("/")[1]
-        if folder not in {"syntax", "multiframe", "xray", "selection"}:
-            continue
-        if not row["decoded_pixels"] or "uint" not in row["decoded_pixels"]:
+        known = recorded.match(row["decoded_pixels"])
+        if known is None or "/malformed/" in row["path"] or "/series/" in row["path"]:
             continue
         try:
             pixels, _ = decode.decode(decode.read_header(shared / "corpus" / row["path"]))
         except RunFailed:
+            refused.append(Path(row["path"]).name)
             continue
         checked += 1
-        assert pixels.size > 0
-    assert checked > 20
+        assert hashlib.sha256(pixels.tobytes()).hexdigest()[:16] == known[1], row["path"]
+    assert refused == ["JPGExtended.dcm"]
+    assert checked > 50
 
 
 @pytest.mark.fault
@@ -118,12 +121,8 @@ def test_malformed_files_never_harm(shared: Path, tmp_path: Path) -> None:
     """Each malformed file, and each derived one, ends in pixels or a RunFailed."""
     limits = Limits(memory_mb=1024, timeout_s=60)
     for path in files(shared / "corpus/dev/malformed"):
-        try:
-            sealed = sandbox.seal(paths=[path], work=tmp_path / path.name, limits=limits)
-        except RunFailed as failed:
-            assert failed.code in {"undecodable", "memory", "bad_geometry", "bad_pixels", "timeout"}
-        else:
-            assert sealed.instances
+        with contextlib.suppress(RunFailed):  # anything else fails the test
+            assert sandbox.seal(paths=[path], work=tmp_path / path.name, limits=limits).instances
 
 
 def _package(shared: Path, root: Path, graph: Path) -> Path:
@@ -143,7 +142,7 @@ def _package(shared: Path, root: Path, graph: Path) -> Path:
         (root / "models/link.bin").symlink_to("/etc/hostname")
     try:
         model = onnx.load_model(str(graph), load_external_data=False)
-    except Exception:  # whatever the parser says of garbage: the manifest stays as it is
+    except DecodeError:  # garbage: the manifest stays as it is
         model = None
     if model is not None and model.graph.output:
         _declare(base, model)
@@ -186,15 +185,14 @@ REFUSED = [
 @pytest.mark.fault
 @pytest.mark.parametrize("name", REFUSED)
 def test_hostile_models_are_refused_in_words(wrapped: Callable[[str], Path], name: str) -> None:
-    try:
-        package = load(wrapped(name))
-        faults = [f for f in sandbox.admit(package, Limits(2048, 30)) if not f.warning]
-    except PackageError as refused:
-        assert refused.fix
+    root = wrapped(name)
+    if name in {"empty", "ext_symlink"}:
+        with pytest.raises(PackageError) as refused:
+            load(root)
+        assert refused.value.fix
         return
-    except ModelError as refused:
-        assert str(refused)
-        return
+    package = load(root)
+    faults = [f for f in sandbox.admit(package, Limits(2048, 30)) if not f.warning]
     if name == "ext_offset_overflow":  # only opening the weights shows it
         assert not sandbox.selftest(package, Limits(2048, 30)).passed
         return

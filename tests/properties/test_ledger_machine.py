@@ -1,4 +1,4 @@
-"""A log under any sequence of appends, retries, checkpoints and restarts is the list it should be."""
+"""A log under any appends, retries, checkpoints and restarts is the list it should be."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from ledger import leaf, merkle, verify
 _PATH = Path(__file__).resolve().parents[1] / "paper_log.py"
 if "paper_log" not in sys.modules:
     _spec = importlib.util.spec_from_file_location("paper_log", _PATH)
-    assert _spec is not None and _spec.loader is not None
+    assert _spec is not None
+    assert _spec.loader is not None
     sys.modules["paper_log"] = importlib.util.module_from_spec(_spec)
     _spec.loader.exec_module(sys.modules["paper_log"])
 paper = sys.modules["paper_log"]

@@ -222,6 +222,8 @@ def upgrade() -> None:
         sa.Column("basis", sa.String(length=16), nullable=False),
         sa.Column("reason", sa.Text(), nullable=False),
         sa.Column("words", sa.Text(), nullable=False),
+        sa.Column("documents", sa.JSON(), nullable=False),
+        sa.Column("request", sa.Text(), nullable=False),
         sa.Column("leaf", sa.String(length=64), nullable=False),
         sa.ForeignKeyConstraint(["route_id"], ["routes.id"], name=op.f("fk_decisions_route_id")),
         sa.PrimaryKeyConstraint("route_id", "number", name=op.f("pk_decisions")),

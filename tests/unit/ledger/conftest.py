@@ -14,7 +14,8 @@ import pytest
 _PATH = Path(__file__).resolve().parents[2] / "paper_log.py"
 if "paper_log" not in sys.modules:
     _spec = importlib.util.spec_from_file_location("paper_log", _PATH)
-    assert _spec is not None and _spec.loader is not None
+    assert _spec is not None
+    assert _spec.loader is not None
     sys.modules["paper_log"] = importlib.util.module_from_spec(_spec)
     _spec.loader.exec_module(sys.modules["paper_log"])
 

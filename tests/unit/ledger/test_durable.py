@@ -44,7 +44,7 @@ def test_an_error_of_the_disk_is_a_storage_failure(tmp_path, monkeypatch):
     with pytest.raises(StorageFailed):
         durable.write({tmp_path / "file" / "x": b""}, tmp_path / ".tmp")
 
-    def full(handle):
+    def full(_handle):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)

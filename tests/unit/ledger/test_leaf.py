@@ -35,7 +35,8 @@ def test_a_record_and_its_bytes():
 @pytest.mark.parametrize(
     "value",
     [
-        {}, {"a": [1, -2, True, None, "é\u2028\U0001f600\"\\\n\x1f\x7f/"]}, {"b": {"a": []}, "B": 0},
+        {}, {"a": [1, -2, True, None, "é\u2028\U0001f600\"\\\n\x1f\x7f/"]},
+        {"b": {"a": []}, "B": 0},
         {"n": 2**53 - 1, "m": -(2**53) + 1}, {"10": 1, "9": 2, "_": 3, "A": 4, "a": 5},
     ],
 )  # fmt: skip

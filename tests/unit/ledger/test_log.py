@@ -107,7 +107,7 @@ def test_growth_in_steps_verifies_at_each(batch, site, paper):
         verify_consistency(old.size, roots[2].size, old.root, roots[2].root, path)
 
 
-def test_full_bundles_leave_the_database_and_can_still_be_read(site, paper):
+def test_full_bundles_leave_the_database_and_can_still_be_read(site):
     hashes = site.fill(600)
     site.publish()
     assert [row.data is None for row in site.store.assigned(0, 999)].count(True) == 512
@@ -125,7 +125,7 @@ def test_full_bundles_leave_the_database_and_can_still_be_read(site, paper):
         site.log.leaf(leaf.unref(hashes[0]))
 
 
-def test_a_reader_with_an_older_checkpoint_finds_what_it_needs(site, paper):
+def test_a_reader_with_an_older_checkpoint_finds_what_it_needs(site):
     from ledger.log import read_tile
     from ledger.tiles import ENTRIES, Tile, unpack
 
@@ -198,7 +198,7 @@ def test_another_process_cannot_sequence_but_can_append(site, paper):
     assert site.publish() == 1
 
 
-def test_origins_and_keys(tmp_path, site, paper):
+def test_origins_and_keys(site, paper):
     with pytest.raises(WrongOrigin):
         open_log(site.folder, site.store, "other.example")
     with pytest.raises(WrongOrigin):
@@ -253,14 +253,14 @@ def test_a_rolled_back_database_is_refused(site, tmp_path, paper):
         paper.Site(tmp_path, opened=False).publish()
 
 
-def test_tiles_that_the_database_has_not_assigned_show_a_rollback(site, paper):
+def test_tiles_that_the_database_has_not_assigned_show_a_rollback(site):
     site.publish()
     (site.folder / "tile/0/000.p/9").write_bytes(bytes(9 * 32))
     with pytest.raises(RolledBack):
         site.publish()
 
 
-def test_a_lagging_checkpoint_is_published_again(site, paper):
+def test_a_lagging_checkpoint_is_published_again(site):
     site.publish()
     older = (site.folder / "checkpoint").read_bytes()
     site.fill(5)
@@ -330,7 +330,7 @@ def test_after_a_failed_write_nothing_is_signed_until_a_restart(site, monkeypatc
     with site.sequencer() as sequencer:
         site.fill(1)
 
-        def full(handle):
+        def full(_handle):
             raise OSError(28, "No space left on device")
 
         monkeypatch.setattr(os, "fsync", full)
@@ -442,8 +442,7 @@ def test_a_kill_at_any_moment_loses_nothing_that_was_acknowledged(tmp_path, pape
             [sys.executable, "-c", code, str(tmp_path), paper.__file__, str(1 + life * 100_000)],
             stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
-        for _ in range(5 + 3 * life):
-            acknowledged.append(child.stdout.readline().strip())
+        acknowledged += [child.stdout.readline().strip() for _ in range(5 + 3 * life)]
         child.kill()
         acknowledged += [line for line in child.stdout.read().split("\n") if len(line) == 44]
         child.wait()
@@ -458,4 +457,5 @@ def test_facts_are_what_the_store_is_told(site, paper):
     append = site.store.append
     site.store.append = lambda *given: (seen.append(given[3]), append(*given))[1]
     paper.Story(site).until("study.received")
-    assert seen[-1] == Facts("study.received", "2026-01-02T03:04:05.678Z", paper.SUBJECT, paper.STUDY)
+    told = Facts("study.received", "2026-01-02T03:04:05.678Z", paper.SUBJECT, paper.STUDY)
+    assert seen[-1] == told

@@ -52,7 +52,7 @@ def test_a_changed_log_fails_and_names_the_file(published, paper, capsys):
     assert last_line(capsys) == "FAIL tile/0/000.p/5: was changed"
 
 
-def test_the_auditor_needs_a_log_of_the_key(published, paper, capsys, tmp_path):
+def test_the_auditor_needs_a_log_of_the_key(published, paper, capsys):
     other = paper.note.vkey(paper.signers(name="other")[0])
     assert main(["verify", str(published.folder), "--vkey", other]) == 1
     assert last_line(capsys).startswith("FAIL checkpoint: no key that you trust")
@@ -60,9 +60,15 @@ def test_the_auditor_needs_a_log_of_the_key(published, paper, capsys, tmp_path):
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["verify"], ["verify", "."], ["verify", ".", "--vkey", "x"], ["verify", "/no/such", "--vkey", "x"]],
-)  # fmt: skip
-def test_wrong_use(arguments, capsys):
+    [
+        [],
+        ["verify"],
+        ["verify", "."],
+        ["verify", ".", "--vkey", "x"],
+        ["verify", "/no/such", "--vkey", "x"],
+    ],
+)
+def test_wrong_use(arguments):
     with pytest.raises(SystemExit) as stopped:
         main(arguments)
     assert stopped.value.code == 2

@@ -160,13 +160,14 @@ def test_texts_that_cannot_be_signed(paper):
         note.sign_note("no checkpoint\n", paper.signers(), 0)
 
 
-def test_a_timestamped_ed25519_key_signs_the_time(paper):
+def test_a_timestamped_ed25519_key_signs_the_time():
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     from ledger import cosignature
 
     key = Ed25519PrivateKey.from_private_bytes(b"w" * 32)
-    witness = note.Verifier("w.example", note.ED25519_COSIGNATURE, key.public_key().public_bytes_raw())
+    public = key.public_key().public_bytes_raw()
+    witness = note.Verifier("w.example", note.ED25519_COSIGNATURE, public)
     payload = cosignature.pack(1234, key.sign(cosignature.ed25519_message(TEXT, 1234)))
     assert witness.verify(TEXT, payload) == 1234
     with pytest.raises(SignatureInvalid):

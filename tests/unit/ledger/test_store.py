@@ -144,9 +144,13 @@ def test_writes_are_synced_in_wal_mode(store):
 
 
 def test_any_error_rolls_back(store):
-    with pytest.raises(ZeroDivisionError), store._transaction() as db:
-        db.execute("INSERT INTO log VALUES (1, 'a', 0, x'', '')")
-        raise ZeroDivisionError
+    def fail():
+        with store._transaction() as db:
+            db.execute("INSERT INTO log VALUES (1, 'a', 0, x'', '')")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert store.pin("b") is None
 
 

@@ -45,7 +45,7 @@ def test_a_log_is_opened_once_at_its_beginning(site, paper):
     assert rules(site, paper) == [("R0", "log.opened")]
 
 
-def test_a_log_that_opens_another_origin(site, paper):
+def test_a_log_that_opens_another_origin(site):
     trace = Trace("other.example")
     data = site.log.leaf(site.store.select()[0].leaf_hash)
     trace.see(0, leaf.leaf_hash(data), leaf.parse(data))

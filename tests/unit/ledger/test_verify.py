@@ -12,9 +12,8 @@ from ledger.proof import Proof
 
 
 def log_files(folder):
-    return sorted(
-        path.relative_to(folder).as_posix() for path in (folder / "tile").rglob("*") if path.is_file()
-    )
+    found = (folder / "tile").rglob("*")
+    return sorted(path.relative_to(folder).as_posix() for path in found if path.is_file())
 
 
 @pytest.fixture
@@ -41,10 +40,11 @@ def test_an_honest_log(published, paper):
     verify.verify_log(published, paper.VKEYS[1:])
 
 
-def test_every_flipped_byte_is_refused_and_its_file_is_named(published, paper, tmp_path):
+def test_every_flipped_byte_is_refused_and_its_file_is_named(published, paper):
     for path in log_files(published):
         data = (published / path).read_bytes()
-        places = {0, 1, 2, len(data) // 3, len(data) // 2, len(data) - 1, *range(7, len(data), 9973)}
+        places = {0, 1, 2, len(data) // 3, len(data) // 2, len(data) - 1}
+        places.update(range(7, len(data), 9973))
         for place in sorted(places):
             spoiled = bytearray(data)
             spoiled[place] ^= 0x01
@@ -56,12 +56,13 @@ def test_every_flipped_byte_is_refused_and_its_file_is_named(published, paper, t
     verify.verify_log(published, paper.VKEYS)
 
 
-@pytest.mark.parametrize("change", [lambda d: d[:-1], lambda d: d + b"\0", lambda d: b"", bytes])
+@pytest.mark.parametrize(
+    "change", [lambda d: d[:-1], lambda d: d + b"\0", lambda d: d[:0], lambda d: bytes(len(d))]
+)
 def test_a_file_of_another_length_is_refused(change, published, paper):
     for path in log_files(published):
         data = (published / path).read_bytes()
-        spoiled = change(data) if change is not bytes else bytes(len(data))
-        (published / path).write_bytes(spoiled)
+        (published / path).write_bytes(change(data))
         with pytest.raises(VerifyError) as refusal:
             verify.verify_log(published, paper.VKEYS)
         assert refusal.value.where == path

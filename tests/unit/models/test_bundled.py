@@ -6,12 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import ndimage
+
 from models import admission, bundled, sandbox
 from models.bundled import build_ct_lung_density
 from models.package import load
 from models.runtime import open_session
 from models.sandbox import Limits
-from scipy import ndimage
 
 
 def test_the_shipped_bytes_are_the_pinned_and_built_ones(tmp_path: Path) -> None:

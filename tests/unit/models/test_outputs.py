@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from models.errors import RunFailed
 from models.findings import ABSENT, PRESENT, Findings
 from models.outputs import Result, interpret, own_code

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from onnx import TensorProto, helper
+
 from models import admission
 from models.errors import PackageError
 from models.package import load
-from onnx import TensorProto, helper
 
 
 def faults(root: Path) -> list[str]:
@@ -118,9 +119,7 @@ FLOAT = {"network_data_format": {"outputs": {"mask": {"dtype": "float32"}}}}
         (b"", "holds no graph"),
     ],
 )  # fmt: skip
-def test_graphs_we_would_not_run(
-    make_package: Callable[..., Path], model: Any, words: str
-) -> None:
+def test_graphs_we_would_not_run(make_package: Callable[..., Path], model: Any, words: str) -> None:
     assert any(words in fault for fault in faults(make_package(model=model, change=FLOAT)))
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from models.errors import RunFailed
 from models.outputs import _back
 from models.preprocess import Image, apply, from_volume, onto, tensor

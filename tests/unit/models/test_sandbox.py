@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper, numpy_helper
+from pydicom.dataset import Dataset
+from pydicom.uid import RLELossless
+
 from models import sandbox
 from models.errors import RunFailed
 from models.package import load
 from models.sandbox import Limits
-from onnx import TensorProto, helper, numpy_helper
-from pydicom.dataset import Dataset
-from pydicom.uid import RLELossless
 
 LIMITS = Limits(memory_mb=1024, timeout_s=60, threads=1)
 STORED = (np.arange(3 * 8 * 8, dtype=np.uint16).reshape(3, 8, 8) * 10) + 500
@@ -73,7 +74,7 @@ def test_the_input_digest(make_series: Callable[..., list[Path]], tmp_path: Path
     def moved(index: int, ds: Dataset) -> None:
         ds.ImagePositionPatient = [0, 0, 3 * index]
 
-    def other(index: int, ds: Dataset) -> None:
+    def other(_i: int, ds: Dataset) -> None:
         ds.PixelData = bytes(len(ds.PixelData))
 
     base = digest(None, "a")

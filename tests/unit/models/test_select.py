@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from models.errors import PackageError
 from models.package import Package, load
 from models.rules import matches, plane
@@ -125,9 +126,7 @@ def test_one_series_that_fits(package: Callable[..., Package]) -> None:
         ({"view_positions": ["PA"]}, {"ViewPosition": "LL"}, "ViewPosition is LL, wanted PA"),
     ],
 )
-def test_reasons(
-    package: Callable[..., Package], rules: Any, attributes: Any, words: str
-) -> None:
+def test_reasons(package: Callable[..., Package], rules: Any, attributes: Any, words: str) -> None:
     said = reason(choose(package(**rules), [facts(**attributes)], StudyFacts()))
     assert words in said
     assert "series 3 (" in said

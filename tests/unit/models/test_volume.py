@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydicom.dataset import Dataset
+from pydicom.uid import RLELossless
+
 from models import decode
 from models.errors import RunFailed
 from models.volume import load
-from pydicom.dataset import Dataset
-from pydicom.uid import RLELossless
 
 STORED = np.arange(5 * 4 * 6, dtype=np.uint16).reshape(5, 4, 6)
 
