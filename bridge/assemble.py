@@ -23,6 +23,7 @@ __all__ = [
     "Verdict",
     "admit",
     "judge",
+    "kept",
     "settled",
 ]
 
@@ -151,6 +152,16 @@ def settled(answers: Sequence[Answer], last: datetime, settle: float) -> Answer 
     return second if calm and first.series == second.series else None
 
 
+def kept(answers: Sequence[Answer], new: Answer, last: datetime) -> list[Answer]:
+    """Which answers count after a new one: it, and the oldest that says the same since `last`.
+
+    The oldest keeps its time, so that `settle` seconds can pass; `last` is when the newest
+    instance came, because an answer from before it proves nothing about what came after.
+    """
+    first = next((a for a in answers if a.series == new.series and a.at >= last), None)
+    return [new] if first is None else [first, new]
+
+
 def judge(arrivals: Arrivals, rules: Rules, now: datetime) -> Verdict:
     """Judge the completeness of a generation at `now` (steady clock)."""
     held = sum(arrivals.held.values())
@@ -161,25 +172,31 @@ def judge(arrivals: Arrivals, rules: Rules, now: datetime) -> Verdict:
     answer = arrivals.answers[-1] if arrivals.answers else None
     missing = _missing(arrivals, answer)
     agreed = settled(arrivals.answers, newest, rules.settle)
-    if agreed is not None and not missing:
+    if agreed is not None and not missing and _covers(arrivals, agreed):
         expected = _comparable(arrivals, agreed.series)
         return _all(arrivals, Evidence("counts", held, expected, round(waited)))
-    if waited >= rules.max_wait:
+    until_max = _until_max(arrivals, rules, now)
+    if until_max <= 0:
         whole = held + missing if missing else None
-        return _all(
-            arrivals,
-            Evidence("max-wait", held, whole, round(rules.max_wait), incomplete=missing > 0),
-        )
-    until_max = rules.max_wait - waited
-    if arrivals.askable and answer is None:
+        evidence = Evidence("max-wait", held, whole, round(waited), incomplete=missing > 0)
+        return _all(arrivals, evidence)
+    told = answer is not None and _covers(arrivals, answer)
+    if arrivals.askable and (answer is None or (answer.at < newest and not told)):
         return Verdict({}, None, 0.2, ask=True, words=f"{held} images, asking the source")
     if missing:
         words = f"{held} of {held + missing} images"
         return Verdict({}, None, min(rules.settle or 1, until_max), ask=True, words=words)
-    if arrivals.askable and answer is not None and _comparable(arrivals, answer.series):
+    if arrivals.askable and told:
         words = f"{held} images, the source agrees, asking once more"
         return Verdict({}, None, min(rules.settle or 1, until_max), ask=True, words=words)
     return _by_quiet(arrivals, rules, now, newest, until_max)
+
+
+def _until_max(arrivals: Arrivals, rules: Rules, now: datetime) -> float:
+    """Seconds until the longest wait is over; a process that just started is quiet first."""
+    waited = (now - arrivals.opened).total_seconds()
+    watched = (now - arrivals.since).total_seconds()
+    return max(rules.max_wait - waited, min(rules.quiet, rules.max_wait) - watched)
 
 
 def _by_quiet(
@@ -211,6 +228,11 @@ def _all(arrivals: Arrivals, evidence: Evidence) -> Verdict:
 def _compared(arrivals: Arrivals, series: Iterable[str]) -> set[str]:
     wanted = set(arrivals.held) | arrivals.readable
     return {uid for uid in series if uid in wanted and uid not in arrivals.own}
+
+
+def _covers(arrivals: Arrivals, answer: Answer) -> bool:
+    """Whether the source counts every series that we hold: else its counts prove nothing."""
+    return all(uid in answer.series for uid in arrivals.held if uid not in arrivals.own)
 
 
 def _comparable(arrivals: Arrivals, series: Mapping[str, int]) -> int:

@@ -1,29 +1,19 @@
-"""The models that we ship, pinned by the digest of their packages (design §4c)."""
+"""The models that we ship: registered by `init`, never approved or activated by it (§4c)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
-
-import models
 from bridge import ambient
 from bridge.rooms import Rooms
+from models import bundled
 
-__all__ = ["BUNDLED", "folder_of", "register_bundled"]
-
-BUNDLED: Mapping[str, str] = {}
-
-
-def folder_of(name: str) -> Path:
-    """Give the folder of a bundled package."""
-    return Path(models.__file__).parent / "bundled" / name
+__all__ = ["register_bundled"]
 
 
 def register_bundled(rooms: Rooms, by: str) -> list[str]:
-    """Register what we ship; it is not approved and not active until people say so."""
+    """Register what we ship, each pinned by its package digest in our code; returns the ids."""
     return [
         rooms.catalog.push_bundled(
-            folder_of(name), digest, ambient.now(), by=by, progress=lambda _what: None
+            bundled.folder(name), digest, ambient.now(), by=by, progress=lambda _what: None
         ).id
-        for name, digest in BUNDLED.items()
+        for name, digest in bundled.DIGESTS.items()
     ]

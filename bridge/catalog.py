@@ -119,7 +119,7 @@ class Catalog:
         try:
             faults = sandbox.admit(found, LIMITS)
         except RunFailed as error:
-            raise Refused(f"the model could not even be read ({error.code}): {error}") from None
+            raise Refused(f"the model could not even be read: {error}") from None
         for fault in faults:
             if not fault.warning:
                 raise Refused(f"{fault.file}: {fault.key}: {fault.text}; {fault.fix}")

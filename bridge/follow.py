@@ -49,7 +49,8 @@ def look(rooms: Rooms, study_id: str, generation: int) -> float:
     facts = _arrivals(rooms, current, held, own, askable=askable)
     verdict = assemble.judge(facts, rules, now)
     if verdict.ask and askable:
-        answers = _ask(rooms, study, current, models)
+        newest = max((one.received_at for one in held), default=current.opened_at)
+        answers = _ask(rooms, study, current, models, newest)
         facts = _arrivals(rooms, current, held, own, askable=answers is not None, answers=answers)
         verdict = assemble.judge(facts, rules, rooms.clock.steady())
     ready, refused = route.plan([package for _, package in models], held, verdict)
@@ -110,6 +111,7 @@ def _ask(
     study: StudyRow,
     current: GenerationRow,
     models: Sequence[tuple[ModelRow, Package]],
+    newest: datetime,
 ) -> list[assemble.Answer] | None:
     """Ask the source for its counts and keep the last two answers; None if it cannot tell."""
     source = rooms.site.askable(study.calling_ae)
@@ -124,11 +126,8 @@ def _ask(
     readable = frozenset(
         uid for uid, modality in counted.modalities.items() if not wanted or modality in wanted
     )
-    answers = [*_kept(current), assemble.Answer(asked_at, dict(counted.series), readable)]
-    first = next(
-        (a for a in answers if a.series == answers[-1].series), answers[-1]
-    )  # the oldest that agrees keeps its time, so that settle_seconds can pass
-    answers = [first, answers[-1]] if first is not answers[-1] else [answers[-1]]
+    told = assemble.Answer(asked_at, dict(counted.series), readable)
+    answers = assemble.kept(_kept(current), told, newest)
     with writing(rooms.database) as connection:
         arrivals.keep_counts(connection, study.id, current.generation, {
             "source": source.name,

@@ -68,7 +68,7 @@ def seal(rooms: Rooms, route_id: str) -> str:
         )
         digest, decoders = sealed.input_digest, dict(sealed.decoders)
     except RunFailed as error:
-        reason = f"{error.code}: {error}"
+        reason = f"{error.code}: {error.text}"
     with writing(rooms.database) as connection:
         earlier = work.twin(connection, route, digest) if digest else None
         if earlier is not None:
@@ -213,10 +213,10 @@ def _failed(
         chain=chain, refs=[("inference.started", started)],
     )  # fmt: skip
     metrics.RUNS.labels(route.model_id, "failed").inc()
-    words = f"failed ({error.code}): {error}"
+    words = f"failed ({error.code}): {error.text}"
     with writing(rooms.database) as connection:
         work.finish_run(
-            connection, identity, "failed", rooms.now(), code=error.code, reason=str(error)
+            connection, identity, "failed", rooms.now(), code=error.code, reason=error.text
         )
         work.set_route(connection, route.id, RouteState.FAILED, words)
         _tell(rooms, connection, route, identity, "inference.failed", words, leaf)

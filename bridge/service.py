@@ -42,8 +42,8 @@ from models.errors import ModelError, RunFailed
 
 __all__ = ["Service", "serve", "work"]
 
-_PUBLISH_EVERY = 0.1
-_INDEX_EVERY = 0.1
+_PUBLISH_EVERY = 0.2
+_INDEX_EVERY = 0.15
 _ATTRIBUTES = tuple(dict.fromkeys([*select.READ, "InstanceNumber", "PatientSex"]))
 
 
@@ -188,17 +188,18 @@ class Service:
         )  # fmt: skip
 
     def _start_listener(self) -> None:
-        self._listener = subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-m", "bridge.intake.dimse", str(self._site.folder)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
-        line = self._listener.stdout.readline() if self._listener.stdout is not None else ""
+        line = process.stdout.readline() if process.stdout is not None else ""
         if not line.startswith("ready"):
-            self._listener.wait()
+            process.wait()
             raise WrongUse(
                 f"the DICOM listener did not start on port {self._site.listener.port}; "
                 "is the port taken?"
             )
+        self._listener = process  # from here on it answers: /health/ready may say so
         self._log.info("listener.ready", port=int(line.split()[1]))
 
     def _watch_listener(self) -> float:

@@ -335,7 +335,6 @@ def interpret(
             voxel_mm3=voxel_mm3 if voxel_mm3 is None or math.isfinite(voxel_mm3) else None,
             nothing_found=nothing,
             warnings=tuple(warnings),
-            parameters=tuple(package.algorithm.get("parameters", ())),
         ),
         mask,
     )

@@ -47,6 +47,8 @@ def _by_path(name: str, path: Path) -> ModuleType:
 
 
 _servers = _by_path("servers", ROOT / "tests" / "servers.py")
+_house = _by_path("house", ROOT / "tests" / "house.py")
+_by_path("validators", ROOT / "tests" / "validators.py")
 
 
 def _entered(stack: ExitStack, context: AbstractContextManager[Server]) -> Server:
@@ -100,6 +102,13 @@ def orthanc(orthanc_server: Any) -> Any:
     for patient in orthanc_server.get("/patients"):
         orthanc_server.delete(f"/patients/{patient}")
     return orthanc_server
+
+
+@pytest.fixture
+def site() -> Iterator[Callable[..., Any]]:
+    """Make and serve a site for this test: `site(packages=[...])` gives a house (tests/house.py)."""
+    with ExitStack() as stack:
+        yield lambda **options: _entered(stack, _house.served(**options))
 
 
 @pytest.fixture

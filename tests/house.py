@@ -151,7 +151,8 @@ class House:
             env={**os.environ, "TCP_NODELAY": "1"},
         )
         if code is not None and done.returncode != code:
-            raise AssertionError(f"dcmsend ended with {done.returncode}: {done.stdout[-2000:]}")
+            last = (done.stdout + done.stderr)[-2000:]
+            raise AssertionError(f"dcmsend ended with {done.returncode}: {last}")
         return done
 
     def idle(self) -> bool:

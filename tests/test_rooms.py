@@ -55,9 +55,12 @@ MAY_ASK = {
 MAY_CATCH_ALL = {
     "bridge/engine/core.py": "the worker: any error of a workflow is its stored outcome",
     "bridge/engine/steps.py": "the worker: any error of a step is recorded and tried again",
+    "bridge/service.py": "the worker's loops: one bad pass of a loop is logged and tried again",
 }
 LONG_MODULES: dict[str, str] = {}
-LONG_FUNCTIONS: dict[str, str] = {}  # "path:name" -> why
+LONG_FUNCTIONS = {  # "path:name" -> why
+    "bridge/sql/versions/0001_the_first_tables.py:upgrade": "a migration is a list of tables",
+}
 
 
 def _modules() -> list[Path]:
@@ -179,7 +182,7 @@ def test_modules_stay_short():
     lengths = {
         _name(path): path.read_text(encoding="utf-8").count("\n")
         for path in _modules()
-        if "/migrations/" not in _name(path)
+        if "/sql/versions/" not in _name(path)
     }
     long = {name: n for name, n in lengths.items() if n > MODULE_LINES}
     assert {name: n for name, n in long.items() if name not in LONG_MODULES} == {}

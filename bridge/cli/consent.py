@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from bridge import ambient
+from bridge import grant
 from bridge.cli.opened import JsonOption, SiteOption, opened, os_user, print_json, print_table
 from bridge.consent.document import Document, parse
 from bridge.consent.evaluate import decide
@@ -17,12 +16,10 @@ from bridge.consent.policy import POLICIES
 from bridge.consent.request import Request
 from bridge.consent.tree import ConsentError
 from bridge.errors import NotFound, Refused, WrongUse
-from bridge.rooms import Rooms
 from bridge.store import catalog
-from bridge.store.catalog import ConsentRow
-from bridge.store.database import reading, writing
+from bridge.store.database import reading
 
-__all__ = ["add_document", "app"]
+__all__ = ["app"]
 
 app = typer.Typer(no_args_is_help=True, help="What patients allowed: FHIR Consent documents.")
 
@@ -52,57 +49,14 @@ def add(
     with opened(site) as rooms:
         for path in files:
             data, document = _document(path)
-            typer.echo(f"{add_document(rooms, data, document, named)}  {path.name}")
+            identity = grant.keep(rooms, data, document, named, by=os_user())
+            typer.echo(f"{identity}  {path.name}")
             if document.unusable is not None:
                 typer.echo(
                     f"{path.name}: kept, but it cannot be evaluated ({document.unusable}): it "
                     "permits nothing, and the site's policy decides",
                     err=True,
                 )
-
-
-def add_document(rooms: Rooms, data: bytes, document: Document, named: str | None) -> str:
-    """Keep one document; returns its id. `named` is ISSUER|ID where it names no patient."""
-    issuer, patient_id = _whose(rooms, document, named)
-    subject = rooms.vault.subject(issuer, patient_id)
-    identity = hashlib.sha256(subject.ref.encode() + data).hexdigest()[:32]
-    leaf = rooms.record.say(
-        "consent.granted", f"consent/{identity}/granted",
-        {
-            "document": rooms.record.text(rooms.vault.commit(subject.ref, data)),
-            "status": document.status, "source": "fhir", "recorder": os_user(),
-        },
-        subject=subject.alias,
-    )  # fmt: skip
-    with writing(rooms.database) as connection:
-        catalog.add_consent(
-            connection,
-            ConsentRow(identity, subject.ref, document.status,
-                       rooms.vault.seal(subject.ref, data), leaf, ambient.now(), None),
-        )  # fmt: skip
-    rooms.vault.lift(issuer, patient_id)
-    return identity
-
-
-def _whose(rooms: Rooms, document: Document, named: str | None) -> tuple[str, str]:
-    patients = rooms.site.patients
-    if named is not None:
-        issuer, bar, patient_id = named.rpartition("|")
-        if not patient_id:
-            raise WrongUse("write ISSUER|ID on standard input")
-        return (issuer if bar else patients.issuer), patient_id
-    identifier = document.identifier()
-    if identifier is None:
-        raise Refused(
-            "the document names its patient by reference only; say who it is with --patient -"
-        )
-    system, value = identifier
-    if system != patients.issuer_system:
-        raise Refused(
-            "the document's patient.identifier.system is not [patients] issuer_system of this "
-            "site; set it in site.toml, or say who it is with --patient -"
-        )
-    return patients.issuer, value
 
 
 @app.command("list")
@@ -135,21 +89,7 @@ def withdraw(
 ) -> None:
     """Say that a document no longer holds; what is queued is asked again before it is used."""
     with opened(site) as rooms:
-        with reading(rooms.database) as connection:
-            row = catalog.consent(connection, identity)
-        if row is None:
-            raise NotFound("no such document; see `radseal consent list`")
-        if row.withdrawn_at is not None:
-            raise Refused("this document was withdrawn already")
-        data = rooms.vault.open(row.subject_ref, row.sealed)
-        rooms.record.say(
-            "consent.withdrawn", f"consent/{identity}/withdrawn",
-            {"document": rooms.record.text(rooms.vault.commit(row.subject_ref, data))},
-            subject=rooms.vault.alias(row.subject_ref),
-            refs=[("consent.granted", row.leaf or "")],
-        )  # fmt: skip
-        with writing(rooms.database) as connection:
-            catalog.withdraw_consent(connection, identity, ambient.now())
+        grant.withdraw(rooms, identity)
     typer.echo(f"{identity} withdrawn")
 
 

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bridge import site
+from bridge.bundled import register_bundled
 from bridge.engine import EngineClient
 from bridge.home import open_rooms, publish
 from bridge.rooms import Rooms
@@ -40,6 +41,7 @@ def opened(folder: Path | None) -> Iterator[Rooms]:
     settings = site.read(site.find_folder(folder))
     rooms = open_rooms(settings, EngineClient(settings.database_url))
     try:
+        register_bundled(rooms, os_user())
         yield rooms
     finally:
         publish(rooms)

@@ -44,20 +44,15 @@ def init(
     ] = "radseal.example.org/radiology",
     json_: JsonOption = False,
 ) -> None:
-    """Make a new site: settings, keys, vault, tables, and the models that we ship."""
+    """Make a new site: settings, keys, vault, tables; its log opens when it is first used."""
     made = create(folder.resolve(), name, origin)
-    from bridge.bundled import register_bundled
-
-    with opened(made.folder) as rooms:
-        registered = register_bundled(rooms, os_user())
     if json_:
-        print_json({"site": str(made.folder), "origin": made.origin, "models": registered})
+        print_json({"site": str(made.folder), "origin": made.origin})
         return
     typer.echo(f"{made.folder} is ready.")
-    for model in registered:
-        typer.echo(f"registered {model}; a second person approves and activates it:")
-        typer.echo(f"  radseal model approve {model} --by WHO --site {folder}")
     typer.echo(f"Edit {folder}/site.toml, then: radseal serve --site {folder}")
+    typer.echo(f"radseal model list --site {folder} shows the models that we ship; a second person")
+    typer.echo("approves and activates one: radseal model approve MODEL --by WHO")
 
 
 def serve_site(site_: SiteOption = None) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -25,9 +26,7 @@ from pydicom import Dataset
 from rich.console import Console
 from rich.table import Table
 
-from bridge import ambient, site
-from bridge.bundled import folder_of
-from bridge.cli.consent import add_document
+from bridge import ambient, grant, site
 from bridge.consent.document import parse
 from bridge.demo import phantom
 from bridge.demo.pacs import FakePACS, free_port, send
@@ -41,7 +40,7 @@ from bridge.rooms import Rooms
 from bridge.store import story
 from bridge.store.database import reading
 from bridge.study import StudyState, StudyStory
-from models import signature
+from models import bundled, signature
 
 __all__ = ["run"]
 
@@ -62,12 +61,13 @@ class _Demo:
     settings: site.Site
 
     def say(self, text: str) -> None:
-        self.console.print(text, highlight=False)
+        self.console.print(text, highlight=False, soft_wrap=True)
 
 
 def run(*, keep: bool) -> int:
     """Run the demo; 0 only if every figure is within its limit and every proof verified."""
     console = Console()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the service ends as well
     began = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="radseal-demo-"))
     pacs = FakePACS("DEMOPACS")
@@ -116,7 +116,7 @@ def _ship_model(demo: _Demo, rooms: Rooms) -> None:
     """Be the vendor: a key made now, a signed package; then be the department."""
     demo.say("a vendor signs the model package; two people approve and activate it")
     package = demo.folder / "ct_lung_density"
-    shutil.copytree(folder_of("ct_lung_density"), package,
+    shutil.copytree(bundled.folder("ct_lung_density"), package,
                     ignore=shutil.ignore_patterns("__pycache__"))  # fmt: skip
     key = ec.generate_private_key(ec.SECP256R1())
     private = key.private_bytes(
@@ -192,7 +192,7 @@ def _story(demo: _Demo, rooms: Rooms) -> bool:
     chest = phantom.chest_ct(SEED)
     refuser = phantom.Patient(name="Demo^Refused", id="DEMO-0002")
     document = _refusal(refuser, at)
-    add_document(rooms, document, parse(document), None)
+    grant.keep(rooms, document, parse(document), None, by="demo")
     studies: dict[str, Sequence[Dataset]] = {
         "chest CT": phantom.to_datasets(chest, uid=_uids("a"), now=at),
         "refused": phantom.to_datasets(

@@ -33,6 +33,8 @@ from bridge.study import (
     StudyStory,
 )
 
+_UNIT_SHOWN = {"[hnsf'U]": "HU", "mm3": "mm³", "1": ""}
+
 __all__ = ["counts", "find", "list_runs", "list_studies", "story"]
 
 
@@ -191,7 +193,7 @@ def _measurements(findings: dict[str, Any]) -> list[tuple[str, str, str]]:
             if m["segment"] in labels and len(labels) > 1
             else str(m["what"]["meaning"]),
             f"{m['value']:.6g}",
-            str(m["unit"]["value"]),
+            _UNIT_SHOWN.get(m["unit"]["value"], str(m["unit"]["value"])),
         )
         for m in findings.get("measurements", ())
     ]

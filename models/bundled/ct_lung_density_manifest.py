@@ -94,6 +94,37 @@ def _tensor(
     }
 
 
+def _input() -> dict[str, Any]:
+    return {
+        "series": [
+            {
+                "role": "image",
+                "selections": [
+                    {
+                        "name": "axial chest CT in slices up to 5 mm",
+                        "conditions": {
+                            "Modality": "CT",
+                            "ImageType": ["!LOCALIZER"],
+                            "ImageOrientationPatient": "Axial",
+                            "SliceThickness": [0.3, 5],
+                        },
+                    }
+                ],
+                "prefer": {
+                    "ConvolutionKernel": "b[2-4]\\d|br[2-4]\\d|std|standard|soft|^b$|fc0|fc1"
+                },
+            }
+        ],
+        "sop_classes": ["1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.2.1"],
+        "body_parts": ["CHEST", "THORAX", "LUNG", "LUNGS"],
+        "body_part_required": False,
+        "min_slices": 40,
+        "max_slices": 1500,
+        "max_slice_gap_mm": 5.0,
+        "patient": {"min_age_years": 18},
+    }
+
+
 def _deployment(model_sha256: str) -> dict[str, Any]:
     return {
         "manifest_version": 1,
@@ -117,34 +148,7 @@ def _deployment(model_sha256: str) -> dict[str, Any]:
             "source": "radseal",
             "parameters": ["air < -500 HU", "emphysema < -950 HU", "pieces >= 15 % of largest"],
         },
-        "input": {
-            "series": [
-                {
-                    "role": "image",
-                    "selections": [
-                        {
-                            "name": "axial chest CT in slices up to 5 mm",
-                            "conditions": {
-                                "Modality": "CT",
-                                "ImageType": ["!LOCALIZER"],
-                                "ImageOrientationPatient": "Axial",
-                                "SliceThickness": [0.3, 5],
-                            },
-                        }
-                    ],
-                    "prefer": {
-                        "ConvolutionKernel": "b[2-4]\\d|br[2-4]\\d|std|standard|soft|^b$|fc0|fc1"
-                    },
-                }
-            ],
-            "sop_classes": ["1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.2.1"],
-            "body_parts": ["CHEST", "THORAX", "LUNG", "LUNGS"],
-            "body_part_required": False,
-            "min_slices": 40,
-            "max_slices": 1500,
-            "max_slice_gap_mm": 5.0,
-            "patient": {"min_age_years": 18},
-        },
+        "input": _input(),
         "preprocess": [{"op": "Rescale", "to": "HU"}],
         "layout": "NCDHW",
         "outputs": _outputs(),

@@ -181,7 +181,7 @@ def _hold(folder, database, ready, leave):
         leave.wait(30)
 
 
-def test_another_process_cannot_sequence_but_can_append(site, paper):
+def test_another_process_cannot_sequence_but_can_append(site):
     site.publish()
     context = multiprocessing.get_context("fork")
     ready, leave = context.Event(), context.Event()

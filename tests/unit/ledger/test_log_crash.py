@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -43,14 +44,24 @@ def install(clock, monkeypatch, site):
 
 
 def prepared(folder, paper, published):
+    """A site with `published` leaves under a checkpoint and 20 more that wait."""
+    folder.mkdir()
     site = paper.Site(folder)
     site.fill(published - 1)
     site.publish()
-    return site, site.fill(20)
+    waiting = site.fill(20)
+    site.store.close()
+    return site.number, waiting
 
 
-def count_writes(tmp_path, paper, published):
-    site, _ = prepared(tmp_path, paper, published)
+def opened(template, folder, paper, number):
+    shutil.copytree(template, folder)
+    site = paper.Site(folder, opened=False)
+    site.number = number
+    return site
+
+
+def count_writes(site):
     clock = Clock(0, False)
     with pytest.MonkeyPatch.context() as patch:
         install(clock, patch, site)
@@ -62,13 +73,12 @@ def count_writes(tmp_path, paper, published):
 @pytest.mark.parametrize("after", [False, True], ids=["not-done", "done-untold"])
 @pytest.mark.parametrize("published", [7, 250])
 def test_every_crash_point(published, after, tmp_path, paper):
-    (tmp_path / "count").mkdir()
-    writes = count_writes(tmp_path / "count", paper, published)
+    template = tmp_path / "template"
+    number, waiting = prepared(template, paper, published)
+    writes = count_writes(opened(template, tmp_path / "count", paper, number))
     assert writes > 20
     for at in range(1, writes + 1):
-        folder = tmp_path / str(at)
-        folder.mkdir()
-        site, waiting = prepared(folder, paper, published)
+        site = opened(template, tmp_path / str(at), paper, number)
         with pytest.MonkeyPatch.context() as patch:
             install(Clock(at, after), patch, site)
             with pytest.raises(Crash):

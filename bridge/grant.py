@@ -1,0 +1,77 @@
+"""A patient's consent documents: kept under the patient's key, withdrawn, each time a leaf."""
+
+from __future__ import annotations
+
+import hashlib
+
+from bridge.consent.document import Document
+from bridge.errors import NotFound, Refused, WrongUse
+from bridge.rooms import Rooms
+from bridge.store import catalog
+from bridge.store.catalog import ConsentRow
+from bridge.store.database import reading, writing
+
+__all__ = ["keep", "withdraw"]
+
+
+def keep(rooms: Rooms, data: bytes, document: Document, named: str | None, *, by: str) -> str:
+    """Keep one document; returns its id. `named` is ISSUER|ID where it names no patient."""
+    issuer, patient_id = _whose(rooms, document, named)
+    subject = rooms.vault.subject(issuer, patient_id)
+    identity = hashlib.sha256(subject.ref.encode() + data).hexdigest()[:32]
+    leaf = rooms.record.say(
+        "consent.granted", f"consent/{identity}/granted",
+        {
+            "document": rooms.record.text(rooms.vault.commit(subject.ref, data)),
+            "status": document.status, "source": "fhir", "recorder": by,
+        },
+        subject=subject.alias,
+    )  # fmt: skip
+    with writing(rooms.database) as connection:
+        catalog.add_consent(
+            connection,
+            ConsentRow(identity, subject.ref, document.status,
+                       rooms.vault.seal(subject.ref, data), leaf, rooms.now(), None),
+        )  # fmt: skip
+    rooms.vault.lift(issuer, patient_id)
+    return identity
+
+
+def _whose(rooms: Rooms, document: Document, named: str | None) -> tuple[str, str]:
+    patients = rooms.site.patients
+    if named is not None:
+        issuer, bar, patient_id = named.rpartition("|")
+        if not patient_id:
+            raise WrongUse("write ISSUER|ID on standard input")
+        return (issuer if bar else patients.issuer), patient_id
+    identifier = document.identifier()
+    if identifier is None:
+        raise Refused(
+            "the document names its patient by reference only; say who it is with --patient -"
+        )
+    system, value = identifier
+    if system != patients.issuer_system:
+        raise Refused(
+            "the document's patient.identifier.system is not [patients] issuer_system of this "
+            "site; set it in site.toml, or say who it is with --patient -"
+        )
+    return patients.issuer, value
+
+
+def withdraw(rooms: Rooms, identity: str) -> None:
+    """Say that a document no longer holds; raises NotFound, or Refused if it was said before."""
+    with reading(rooms.database) as connection:
+        row = catalog.consent(connection, identity)
+    if row is None:
+        raise NotFound("no such document; see `radseal consent list`")
+    if row.withdrawn_at is not None:
+        raise Refused("this document was withdrawn already")
+    data = rooms.vault.open(row.subject_ref, row.sealed)
+    rooms.record.say(
+        "consent.withdrawn", f"consent/{identity}/withdrawn",
+        {"document": rooms.record.text(rooms.vault.commit(row.subject_ref, data))},
+        subject=rooms.vault.alias(row.subject_ref),
+        refs=[("consent.granted", row.leaf or "")],
+    )  # fmt: skip
+    with writing(rooms.database) as connection:
+        catalog.withdraw_consent(connection, identity, rooms.now())

@@ -1,0 +1,247 @@
+"""A workbench: a real site in a folder, whose stages a test calls one by one.
+
+Nothing runs in the background: real SQLite, real ledger, real vault, real child processes for
+models, a clock that the test moves. Received files are laid into the inbox as the listener does.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import importlib.util
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from onnx import numpy_helper
+from pydicom import Dataset, dcmread
+from sqlalchemy import select
+
+from bridge import ambient, site
+from bridge.demo import phantom
+from bridge.engine import EngineClient
+from bridge.files import arrival_name
+from bridge.home import create, open_rooms, publish
+from bridge.receive import Indexer
+from bridge.report.identity import derived_uid
+from bridge.service import _ATTRIBUTES, _readable, _same_pixels
+from bridge.store import arrivals, story, tables
+from bridge.store.database import reading
+from models import signature
+
+NOW = datetime(2026, 11, 24, 10, 0, tzinfo=UTC)
+ORIGIN = "test.example.org/log"
+MODEL = "test.threshold"
+ANNA = phantom.Patient(name="Alpha^Anna", id="A-1", issuer="GH")
+BERT = phantom.Patient(name="Beta^Bert", id="B-2", issuer="GH")
+NOBODY = phantom.Patient(name="", id="", issuer="")
+
+_spec = importlib.util.spec_from_file_location(
+    "tiny_packages", Path(__file__).parent / "unit" / "models" / "conftest.py"
+)
+tiny = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(tiny)
+
+
+class HandClock:
+    """A steady clock that only a test moves."""
+
+    def __init__(self, started: datetime = NOW) -> None:
+        self.started = started
+        self.time = started
+
+    def steady(self) -> datetime:
+        return self.time
+
+    def pass_(self, seconds: float) -> datetime:
+        self.time += timedelta(seconds=seconds)
+        return self.time
+
+
+def images(
+    count: int = 4,
+    *,
+    study: str = "study",
+    series: str = "series",
+    patient: phantom.Patient = ANNA,
+    seed: int = 0,
+    size: int = 16,
+    **tags: Any,
+) -> list[Dataset]:
+    """CT images of a bright square in the dark; `tags` replace attributes of each."""
+    hu = np.full((count, size, size), -500, np.int16)
+    hu[:, 4:12, 4:12] = 400 + seed
+    volume = phantom.Phantom(hu, np.zeros_like(hu, np.uint8), (3.0, 1.0, 1.0), (0.0, 0.0, 0.0), 1)
+
+    def uid(*parts: str) -> str:
+        return derived_uid("bench", *([study] if parts == ("study",) else [study, series, *parts]))
+
+    made = phantom.to_datasets(volume, uid=uid, now=NOW, patient=patient, accession="ACC-1")
+    for dataset in made:
+        for keyword, value in tags.items():
+            if value is None:
+                delattr(dataset, keyword)
+            else:
+                setattr(dataset, keyword, value)
+        dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+        dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
+    return made
+
+
+def changed(dataset: Dataset, **tags: Any) -> Dataset:
+    """A copy with other header values."""
+    other = copy.deepcopy(dataset)
+    for keyword, value in tags.items():
+        setattr(other, keyword, value)
+    return other
+
+
+def write_package(root: Path, change: dict[str, Any] | None = None, model: Any = None) -> Path:
+    """A small signed-to-be package: everything above 100 HU is "Bright"."""
+    for folder in ("configs", "models", "docs", "selftest/test_data_set_0"):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    data = (tiny.threshold_graph() if model is None else model).SerializeToString()
+    (root / "models/model.onnx").write_bytes(data)
+    manifest = tiny.merge(tiny.manifest_of(hashlib.sha256(data).hexdigest()), change or {})
+    (root / "configs/metadata.json").write_text(json.dumps(manifest))
+    x = np.array([[[[0, 200], [50, 101]]]], np.float32)
+    for kind, name, value in (("input", "x", x), ("output", "mask", (x > 100).astype(np.uint8))):
+        proto = numpy_helper.from_array(value, name)
+        (root / f"selftest/test_data_set_0/{kind}_0.pb").write_bytes(proto.SerializeToString())
+    return root
+
+
+class Vendor:
+    """A vendor with a key of its own."""
+
+    def __init__(self) -> None:
+        key = ec.generate_private_key(ec.SECP256R1())
+        self.private = key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+        self.public = key.public_key().public_bytes(
+            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
+
+    def sign(self, root: Path) -> None:
+        signature.sign(root, self.private, Path(f"{root}.sig"))
+
+
+class Bench:
+    """A site and the hands that move it."""
+
+    def __init__(self, folder: Path, toml: str = "") -> None:
+        self.base = folder
+        created = create(folder / "site", "Test Hospital", ORIGIN)
+        (created.folder / "site.toml").write_text(
+            f'name = "Test Hospital"\norigin = "{ORIGIN}"\n'
+            '[patients]\nissuer = "GH"\nissuer_system = "urn:oid:1.2.3"\n' + toml,
+            encoding="utf-8",
+        )
+        self.settings = site.read(created.folder)
+        self.clock = HandClock()
+        self.work = EngineClient(self.settings.database_url)
+        self.rooms = replace(
+            open_rooms(self.settings, self.work, prepare=True), clock=self.clock
+        )
+        self.vendor = Vendor()
+        self.opened: list[tuple[str, int]] = []
+        self.indexer = self._indexer()
+        self._number = 0
+
+    def _indexer(self) -> Indexer:
+        def opened(connection: Any, study_id: str, generation: int) -> None:
+            self.opened.append((study_id, generation))
+
+        return Indexer(
+            engine=self.rooms.database, files=self.rooms.files, keywords=_ATTRIBUTES,
+            issuer_of=self.settings.issuer_of, same_pixels=_same_pixels,
+            subject_of=self.rooms.subject, opened=opened,
+            readable=lambda sop_class: _readable(self.rooms, sop_class), new_id=ambient.new_id,
+        )  # fmt: skip
+
+    # The modality.
+
+    def lay(self, *objects: Dataset | bytes, ae: str = "CT1") -> list[Path]:
+        """Lay acknowledged objects into the inbox."""
+        laid = []
+        for one in objects:
+            self._number += 1
+            path = self.rooms.files.inbox / f"{arrival_name(self._number, 1, self._number, ae)}.dcm"
+            if isinstance(one, bytes):
+                path.write_bytes(one)
+            else:
+                one.save_as(path, enforce_file_format=True)
+            laid.append(path)
+        return laid
+
+    def receive(self, *objects: Dataset | bytes, ae: str = "CT1") -> None:
+        """Lay objects into the inbox and index them all."""
+        self.lay(*objects, ae=ae)
+        while self.indexer.index(self.clock.steady()):
+            pass
+
+    # The vendor and the department.
+
+    def model(self, change: dict[str, Any] | None = None, *, name: str = "pkg", model: Any = None):
+        """Write, sign, trust, push, approve and activate a package; returns its row."""
+        root = write_package(self.base / name, change, model)
+        self.vendor.sign(root)
+        catalog, at = self.rooms.catalog, ambient.now()
+        vendor = json.loads((root / "configs/metadata.json").read_text())["deployment"]["identity"]
+        catalog.trust(self.vendor.public, vendor["vendor"], at)
+        row = catalog.push(root, at, by="vendor", progress=lambda _what: None)
+        catalog.act(f"{row.id}@{row.version}", "approve", at, by="approver")
+        return catalog.act(f"{row.id}@{row.version}", "activate", at, by="approver")
+
+    # Looking.
+
+    def study(self, uid: str) -> arrivals.StudyRow:
+        with reading(self.rooms.database) as connection:
+            return arrivals.study(connection, story.find(connection, uid))
+
+    def story(self, uid: str):
+        with reading(self.rooms.database) as connection:
+            return story.story(connection, story.find(connection, uid))
+
+    def generation(self, uid: str) -> arrivals.GenerationRow:
+        study = self.study(uid)
+        with reading(self.rooms.database) as connection:
+            return arrivals.generation(connection, study.id, study.generation)
+
+    def rows(self, table: str) -> list[Any]:
+        with reading(self.rooms.database) as connection:
+            return list(connection.execute(select(tables.METADATA.tables[table])))
+
+    def states(self) -> dict[str, int]:
+        """How many received instances are in which state."""
+        found: dict[str, int] = {}
+        for row in self.rows("instances"):
+            found[row.state] = found.get(row.state, 0) + 1
+        return found
+
+    def codes(self, uid: str) -> list[str]:
+        return [line.code for line in self.story(uid).lines]
+
+    def leaves(self) -> list[dict[str, Any]]:
+        """Every leaf of the log, in order, after publishing what is pending."""
+        publish(self.rooms)
+        log = self.rooms.record.log
+        rows = log.store.entries(0, log.size()) if hasattr(log, "store") else []
+        return [json.loads(row) for row in rows]
+
+    def artifact(self, row: Any) -> Dataset:
+        return dcmread(self.settings.folder / row.file)
+
+
+def every(datasets: Sequence[Dataset], **tags: Any) -> list[Dataset]:
+    """Copies of all with other header values."""
+    return [changed(one, **tags) for one in datasets]
