@@ -42,13 +42,15 @@ class Known:
 class Same:
     """An instance that is held under the same SOPInstanceUID.
 
-    `same_pixels` is None until somebody compared the decoded pixels.
+    `same_pixels` is None where the decoded pixels could not be compared; `held` is False
+    where that copy is in quarantine.
     """
 
     study_instance_uid: str
     series_instance_uid: str
     dataset_sha256: str
     same_pixels: bool | None
+    held: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +67,15 @@ def admit(instance: Instance, known: Known | None, same: Same | None) -> Admissi
     A second copy with the same bytes is a duplicate; with other bytes but the same
     study, series and decoded pixels it is a correction or a transcoding; otherwise
     a conflict. In a study of one patient, an image of another patient, or of none,
-    is quarantined alone (design §4a).
+    is quarantined alone (design §4a), and so is every other copy of it until its
+    identity is the study's.
     """
     if instance.own:
         return Admission("own", "a result of ours came back; it is not read again")
     if same is not None:
-        return _of_same(instance, same)
+        verdict = _of_same(instance, same)
+        if same.held or verdict.outcome != "correction":
+            return verdict
     if known is None or instance.patient in known.identities:
         return Admission("new")
     if not instance.patient.identified:
@@ -91,6 +96,8 @@ def _of_same(instance: Instance, same: Same) -> Admission:
         return Admission("conflict", "the same SOPInstanceUID came in another series")
     if same.same_pixels:
         return Admission("correction", "sent again with other header values or another encoding")
+    if same.same_pixels is None:
+        return Admission("conflict", "the same SOPInstanceUID came again and cannot be compared")
     return Admission("conflict", "the same SOPInstanceUID came with other pixels")
 
 

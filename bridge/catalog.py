@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 
@@ -51,10 +51,21 @@ class Catalog:
             return self._open[digest]
 
     def active(self) -> list[tuple[ModelRow, Package]]:
-        """List the models in routing."""
+        """List the models in routing whose files can be used; `broken` lists the others."""
+        return [(row, found) for row, found in self._routed() if isinstance(found, Package)]
+
+    def broken(self) -> list[tuple[ModelRow, str]]:
+        """List the models in routing whose files cannot be used, and why: they hold up no other."""
+        return [(row, found) for row, found in self._routed() if isinstance(found, str)]
+
+    def _routed(self) -> Iterator[tuple[ModelRow, Package | str]]:
         with reading(self._database) as connection:
             rows = catalog.list_models(connection, registry.State.ACTIVE)
-        return [(row, self.package(row.digest)) for row in rows]
+        for row in rows:
+            try:
+                yield row, self.package(row.digest)
+            except (ModelError, Refused) as error:
+                yield row, f"it cannot be used: {error}"
 
     def activated(self, digest: str) -> str:
         """Give the leaf that put a model into routing."""

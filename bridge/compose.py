@@ -37,7 +37,7 @@ from bridge.store import arrivals, work
 from bridge.store.arrivals import StudyRow
 from bridge.store.database import reading, writing
 from bridge.store.work import ArtifactRow, RouteRow
-from bridge.study import ArtifactKind, RouteState
+from bridge.study import ArtifactKind
 from models.findings import Findings
 from models.package import Package, read_code
 
@@ -76,9 +76,6 @@ def compose(rooms: Rooms, run_id: str) -> list[str]:
         leaves.append(_record(job, kind, row, data, leaves, uses_seg=made is not None))
         if kind is ArtifactKind.SEG:
             made = dcmread(BytesIO(data))
-    with writing(rooms.database) as connection:
-        if run.state == "completed":
-            work.set_route(connection, route.id, RouteState.REPORTED)
     return leaves
 
 

@@ -21,9 +21,9 @@ from bridge.site import Destination
 from bridge.store import arrivals, work
 from bridge.store.database import reading, writing
 from bridge.store.work import ArtifactRow, RouteRow
-from bridge.study import DeliveryState, RouteState, StudyState
+from bridge.study import DeliveryState, RouteState
 
-__all__ = ["DONE", "backoff", "finish", "open_deliveries", "send"]
+__all__ = ["DONE", "backoff", "open_deliveries", "send"]
 
 DONE = -1.0
 COVERED_WITHIN = 60.0
@@ -50,6 +50,11 @@ def open_deliveries(rooms: Rooms, run_id: str) -> list[str]:
     rooms.record.wait_covered(leaves, COVERED_WITHIN)
     wanted = []
     with writing(rooms.database) as connection:
+        # In one commit with the deliveries, so that nobody sees the route done and them absent.
+        if run.state == "completed":
+            work.set_route(connection, route.id, RouteState.REPORTED)
+        else:
+            work.set_route(connection, route.id, RouteState.FAILED, run.reason)
         _supersede(connection, rooms, route, run_id)
         for destination in rooms.site.destinations:
             mine = [a for a in artifacts if _wants(destination, a)]
@@ -174,7 +179,7 @@ def _settle_one(
         leaf = rooms.record.say(
             "result.delivered", f"delivered/{artifact.run_id}/{artifact.kind}/{name}",
             {"destination": name, "kind": artifact.kind.value, "attempt": attempt + 1,
-             "ack": {"status": outcome.words[-6:]}},
+             "ack": {"status": f"0x{outcome.status or 0:04X}"}},
             chain=chain, refs=[("delivery.started", started)],
         )  # fmt: skip
     elif outcome.outcome == "permanent":
@@ -193,72 +198,3 @@ def _settle_one(
                 words=f"{artifact.kind} to {name}: {outcome.words}", model_id=route.model_id,
                 leaf=leaf,
             )  # fmt: skip
-
-
-def finish(rooms: Rooms, study_id: str, generation: int) -> None:
-    """Close a generation of which nothing is left to do, and say where the study stands."""
-    with reading(rooms.database) as connection:
-        current = arrivals.generation(connection, study_id, generation)
-        routes = work.routes_of(connection, study_id, generation)
-        sent = work.deliveries_of(connection, study_id=study_id)
-        study = arrivals.study(connection, study_id)
-    busy = {RouteState.WAITING, RouteState.SEALING, RouteState.RUNNING}
-    if current is None or current.sealed_at is None or any(r.state in busy for r in routes):
-        return
-    if any(d.state is DeliveryState.WAITING for d in sent):
-        _state(rooms, study_id, StudyState.WORKING, "results wait to be delivered")
-        return
-    state, words = _outcome([r.state for r in routes], [d.state for d in sent], routes)
-    with reading(rooms.database) as connection:
-        received = arrivals.leaf_of(connection, f"received/{study_id}/{generation}")
-        quarantined = sum(q.number for q in arrivals.quarantined(connection, study_id))
-    chain = rooms.record.chain(current.subject_ref, study.study_instance_uid)
-    leaf = rooms.record.say(
-        "study.closed", f"closed/{study_id}/{generation}",
-        {
-            "outcome": state.value, "generation": generation,
-            "counts": {
-                "routes": len(routes), "delivered": sum(d.state == "stored" for d in sent),
-                "dead": sum(d.state == "dead" for d in sent),
-                "held": sum(d.state == "held" for d in sent), "quarantined": quarantined,
-            },
-        },
-        chain=chain, refs=[("study.received", received)],
-    )  # fmt: skip
-    if quarantined and state is not StudyState.ATTENTION:
-        state, words = StudyState.ATTENTION, f"{words}; {quarantined} images in quarantine"
-    with writing(rooms.database) as connection:
-        if study.generation == generation:
-            arrivals.set_state(connection, study_id, state, words, rooms.now())
-        arrivals.close_generation(connection, study_id, generation, rooms.now())
-        arrivals.tell(
-            connection, key=f"closed/{study_id}/{generation}", study_id=study_id,
-            generation_number=generation, at=rooms.now(), stage="record", code="study.closed",
-            words=words, leaf=leaf,
-        )  # fmt: skip
-    for route in routes:
-        rooms.files.drop_run_folder(route.id)
-
-
-def _state(rooms: Rooms, study_id: str, state: StudyState, words: str) -> None:
-    with writing(rooms.database) as connection:
-        arrivals.set_state(connection, study_id, state, words, rooms.now())
-
-
-def _outcome(
-    states: Sequence[RouteState], sent: Sequence[DeliveryState], routes: Sequence[RouteRow]
-) -> tuple[StudyState, str]:
-    if DeliveryState.DEAD in sent:
-        return StudyState.ATTENTION, "a destination refused a result; see the study, then retry"
-    if not routes:
-        return StudyState.UNWANTED, "no active model wants this study"
-    if RouteState.FAILED in states:
-        reason = next(r.reason for r in routes if r.state is RouteState.FAILED)
-        return StudyState.FAILED, reason
-    if DeliveryState.STORED in sent:
-        return StudyState.DELIVERED, "results stored at their destinations"
-    if DeliveryState.HELD in sent or all(s is RouteState.DENIED for s in states):
-        return StudyState.DENIED, next((r.reason for r in routes if r.reason), "consent denies it")
-    if RouteState.CARRIED in states:
-        return StudyState.DELIVERED, "the result of an earlier generation stands"
-    return StudyState.DELIVERED, "read; no destination wants a result"

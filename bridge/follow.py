@@ -26,6 +26,8 @@ from models.package import Package
 
 __all__ = ["look", "route_id"]
 
+_AT_ONCE = 0.05
+
 
 def route_id(study_id: str, generation: int, model_digest: str) -> str:
     """Name a route: the same study, generation and model give the same id."""
@@ -55,15 +57,25 @@ def look(rooms: Rooms, study_id: str, generation: int) -> float:
         verdict = assemble.judge(facts, rules, rooms.clock.steady())
     ready, refused = route.plan([package for _, package in models], held, verdict)
     for one in ready:
-        _open(rooms, study, current, held, one)
+        if not _open(rooms, study, current, held, one):
+            return _AT_ONCE
     if verdict.study is not None:
         _received(rooms, study, current, held)
     with writing(rooms.database) as connection:
         if verdict.study is None:
             arrivals.set_waiting_words(connection, study_id, verdict.words)
-            return max(0.05, verdict.look_again_in)
+            return max(_AT_ONCE, verdict.look_again_in)
+        if _more_came(connection, current, held):
+            return _AT_ONCE
         _seal(rooms, connection, study, current, verdict, ready, refused)
     return 0.0
+
+
+def _more_came(connection: Connection, current: GenerationRow, held: Sequence[HeldRow]) -> bool:
+    """Whether images came (or were corrected) since we looked; if not, none can until we commit."""
+    arrivals.generation(connection, current.study_id, current.generation, hold=True)
+    now_held = arrivals.held(connection, current.study_id)
+    return {one.arrival for one in now_held} != {one.arrival for one in held}
 
 
 def _rules(rooms: Rooms) -> assemble.Rules:
@@ -170,12 +182,17 @@ def _open(
     current: GenerationRow,
     held: Sequence[HeldRow],
     ready: route.Ready,
-) -> None:
-    """Open a route: its row, its story and its workflow in one transaction."""
+) -> bool:
+    """Open a route: its row, its story and its workflow in one transaction.
+
+    False where more images came since we looked: then the route is not opened.
+    """
     identity = route_id(study.id, current.generation, ready.package.model_digest)
     _received(rooms, study, current, held)
     package, at = ready.package, rooms.now()
     with writing(rooms.database) as connection:
+        if _more_came(connection, current, held):
+            return False
         fresh = work.add_route(
             connection, route_id=identity, study_id=study.id, generation=current.generation,
             model=(package.model_digest, package.id, package.version), roles=ready.roles,
@@ -183,7 +200,7 @@ def _open(
             at=at,
         )  # fmt: skip
         if not fresh:
-            return
+            return True
         count = sum(len(files) for files in ready.arrivals.values())
         arrivals.tell(
             connection, key=f"route/{identity}", study_id=study.id,
@@ -201,6 +218,7 @@ def _open(
         rooms.work.enqueue_in(
             connection, "route", "route", f"route/{identity}/1", identity, 1,
         )  # fmt: skip
+    return True
 
 
 def _seal(
@@ -222,15 +240,28 @@ def _seal(
     )  # fmt: skip
     for one in refused:
         package = one.package
-        work.note_unwanted(
-            connection, study.id, current.generation,
-            (package.model_digest, package.id, package.version), one.reason,
-        )  # fmt: skip
-        arrivals.tell(
-            connection, key=f"unwanted/{study.id}/{current.generation}/{package.model_digest}",
-            study_id=study.id, generation_number=current.generation, at=at, stage="route",
-            code="not wanted", words=f"{package.id}: {one.reason}", model_id=package.id,
-        )  # fmt: skip
+        _unwanted(connection, study, current, at,
+                  (package.model_digest, package.id, package.version), one.reason)  # fmt: skip
+    for row, reason in rooms.catalog.broken():
+        _unwanted(connection, study, current, at, (row.digest, row.id, row.version), reason)
     if not ready and not work.routes_of(connection, study.id, current.generation):
         reason = "no active model wants this study" if refused else "no model is active"
         arrivals.set_state(connection, study.id, StudyState.UNWANTED, reason, at)
+
+
+def _unwanted(
+    connection: Connection,
+    study: StudyRow,
+    current: GenerationRow,
+    at: datetime,
+    model: tuple[str, str, str],
+    reason: str,
+) -> None:
+    """Say why a model (digest, id, version) does not read this study."""
+    digest, model_id, _ = model
+    work.note_unwanted(connection, study.id, current.generation, model, reason)
+    arrivals.tell(
+        connection, key=f"unwanted/{study.id}/{current.generation}/{digest}", study_id=study.id,
+        generation_number=current.generation, at=at, stage="route", code="not wanted",
+        words=f"{model_id}: {reason}", model_id=model_id,
+    )  # fmt: skip

@@ -6,6 +6,7 @@ Pixels are never touched here; they are decoded in a child process (models.sandb
 from __future__ import annotations
 
 import hashlib
+import re
 import struct
 import zlib
 from collections.abc import Callable, Sequence
@@ -141,7 +142,7 @@ def _text(dataset: Dataset, keyword: str) -> str:
         value = dataset.get(keyword)
     except _UNREADABLE:
         return ""
-    return "" if value is None else str(value).strip().replace("\0", "")[:_TEXT_LIMIT]
+    return "" if value is None else str(value).replace("\0", "").strip()[:_TEXT_LIMIT]
 
 
 def _uid(dataset: Dataset, keyword: str) -> str:
@@ -160,7 +161,7 @@ def _age_years(dataset: Dataset) -> float | None:
         days = datetime.strptime(studied, "%Y%m%d") - datetime.strptime(born, "%Y%m%d")  # noqa: DTZ007
     except ValueError:
         stated = _text(dataset, "PatientAge")
-        if len(stated) == 4 and stated[:3].isdigit() and stated[3] in "DWMY":
+        if re.fullmatch(r"[0-9]{3}[DWMY]", stated):
             per_year = {"D": 365.25, "W": 52.18, "M": 12.0, "Y": 1.0}[stated[3]]
             return int(stated[:3]) / per_year
         return None

@@ -218,7 +218,6 @@ def _failed(
         work.finish_run(
             connection, identity, "failed", rooms.now(), code=error.code, reason=error.text
         )
-        work.set_route(connection, route.id, RouteState.FAILED, words)
         _tell(rooms, connection, route, identity, "inference.failed", words, leaf)
 
 

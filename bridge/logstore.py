@@ -84,6 +84,9 @@ class PostgresStore:
             made = db.execute(
                 postgresql.insert(_LOG).values(first).on_conflict_do_nothing().returning(_LOG.c.one)
             ).first()
+            db.execute(
+                sa.update(_LOG).where(~sa.exists(sa.select(_LEAVES.c.seq))).values(origin=origin)
+            )
             bound = db.execute(sa.select(_LOG.c.origin)).scalar_one()
         if bound != origin:
             raise WrongOrigin(f"the log belongs to {bound}, not to {origin}")

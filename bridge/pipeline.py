@@ -11,7 +11,7 @@ another, no destination for another.
 
 from __future__ import annotations
 
-from bridge import compose, deliver, follow, infer, permit
+from bridge import close, compose, deliver, follow, infer, permit
 from bridge.engine import Engine, StepFailed
 from bridge.rooms import Rooms
 from bridge.store import arrivals, work
@@ -36,7 +36,7 @@ def declare(engine: Engine, rooms: Rooms) -> None:
     report = engine.step("report", attempts=3)(lambda r: compose.compose(rooms, r))
     record = engine.step("record", attempts=20)(lambda r: deliver.open_deliveries(rooms, r))
     send = engine.step("send", attempts=5)(lambda r, d, n: deliver.send(rooms, r, d, n))
-    finish = engine.step("finish", attempts=20)(lambda s, g: deliver.finish(rooms, s, g))
+    finish = engine.step("finish", attempts=20)(lambda s, g: close.finish(rooms, s, g))
     lost = engine.step("lost", attempts=20)(lambda r, why: _lost(rooms, r, why))
     place = engine.step("place")(lambda r: _place(rooms, r))
 

@@ -27,6 +27,7 @@ __all__ = ["Indexer"]
 
 GROUP = 200
 BAD_STUDY = "unreadable"
+_REPLACES = {"new", "correction", "quarantine"}
 
 SamePixels = Callable[[Path, Path], bool | None]
 Opened = Callable[[Connection, str, int], None]
@@ -157,7 +158,7 @@ class Indexer:
             holder = arrivals.study(connection, row.study_id)
             same = assemble.Same(
                 holder.study_instance_uid, row.series_instance_uid, row.dataset_sha256,
-                compared.get(instance.arrival),
+                same_pixels=compared.get(instance.arrival), held=row.state is InstanceState.HELD,
             )  # fmt: skip
         known = None
         if study is not None and (on_images := arrivals.held_identities(connection, study.id)):
@@ -180,28 +181,45 @@ class Indexer:
         admission: assemble.Admission,
         now: datetime,
     ) -> None:
+        if row is not None and admission.outcome in _REPLACES:
+            # Held before: a correction. In quarantine before: whatever this copy says of itself.
+            arrivals.set_instance_state(
+                connection, [row.arrival], InstanceState.DISCARDED, "replaced by a newer copy"
+            )
         match admission.outcome:
             case "new":
                 self._hold(connection, study, instance, now)
             case "duplicate":
                 self._tell(connection, study, "resent", admission.reason, now, once=True)
             case "correction":
-                self._correct(connection, study, row, instance, now)
+                self._correct(connection, study, instance, now)
             case "own":
                 arrivals.add_instance(
                     connection, instance, study.id, study.generation, InstanceState.OWN
                 )
                 self._tell(connection, study, "own", admission.reason, now, once=True)
-            case "conflict" | "quarantine":
-                state = (
-                    InstanceState.CONFLICT
-                    if admission.outcome == "conflict"
-                    else InstanceState.QUARANTINED
-                )
-                arrivals.add_instance(
-                    connection, instance, study.id, study.generation, state, admission.reason
-                )
-                self._tell(connection, study, admission.outcome, admission.reason, now, once=True)
+            case "conflict":
+                self._put_aside(connection, study, instance, InstanceState.CONFLICT, admission, now)
+            case "quarantine":
+                state = InstanceState.QUARANTINED
+                self._put_aside(connection, study, instance, state, admission, now)
+
+    def _put_aside(
+        self,
+        connection: Connection,
+        study: arrivals.StudyRow,
+        instance: Instance,
+        state: InstanceState,
+        admission: assemble.Admission,
+        now: datetime,
+    ) -> None:
+        """Keep an instance out of its study until a person decides; the study goes on without."""
+        number, words = study.generation, admission.reason
+        arrivals.add_instance(connection, instance, study.id, number, state, words)
+        self._tell(connection, study, admission.outcome, words, now, once=True)
+        current = arrivals.generation(connection, study.id, number)
+        if current is None or current.closed_at is not None:  # else its closing says so
+            arrivals.set_state(connection, study.id, StudyState.ATTENTION, words, now)
 
     def _hold(
         self,
@@ -211,7 +229,9 @@ class Indexer:
         now: datetime,
     ) -> None:
         number = study.generation
-        current = arrivals.generation(connection, study.id, number) if number else None
+        if number == 0:
+            study = self._begin(connection, study, instance)
+        current = arrivals.generation(connection, study.id, number, hold=True)
         opens = current is None or current.sealed_at is not None
         if opens and (number == 0 or self._readable(instance.sop_class_uid)):
             number += 1
@@ -225,26 +245,28 @@ class Indexer:
         elif not opens:
             arrivals.touch(connection, study.id, number, now)
         arrivals.add_instance(connection, instance, study.id, number, InstanceState.HELD)
-        values: dict[str, object] = {"updated_at": instance.received_at}
-        if instance.patient.identified and not study.patient.identified:
-            values |= {
-                "issuer": instance.patient.issuer, "patient_id": instance.patient.patient_id
-            }  # fmt: skip
         arrivals.add_modality(connection, study.id, instance.modality)
-        arrivals.change_study(connection, study.id, **values)
+        arrivals.change_study(connection, study.id, updated_at=now)
+
+    def _begin(
+        self, connection: Connection, study: arrivals.StudyRow, instance: Instance
+    ) -> arrivals.StudyRow:
+        """Let the first image that counts say whose study this is."""
+        arrivals.change_study(
+            connection, study.id, issuer=instance.patient.issuer,
+            patient_id=instance.patient.patient_id, patient_name=instance.patient_name,
+            accession_number=instance.accession_number, study_date=instance.study_date,
+            calling_ae=instance.calling_ae,
+        )  # fmt: skip
+        return arrivals.study(connection, study.id)
 
     def _correct(
         self,
         connection: Connection,
         study: arrivals.StudyRow,
-        row: arrivals.HeldRow | None,
         instance: Instance,
         now: datetime,
     ) -> None:
-        if row is not None:
-            arrivals.set_instance_state(
-                connection, [row.arrival], InstanceState.DISCARDED, "replaced by a corrected copy"
-            )
         number = study.generation
         arrivals.add_instance(connection, instance, study.id, number, InstanceState.HELD)
         identities = arrivals.held_identities(connection, study.id)
@@ -296,5 +318,3 @@ class Indexer:
             study_id=study.id, generation_number=max(1, study.generation), at=now,
             stage="receive", code=code, words=words,
         )  # fmt: skip
-        if code in {"conflict", "quarantine"} and study.generation == 0:
-            arrivals.set_state(connection, study.id, StudyState.ATTENTION, words, now)

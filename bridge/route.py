@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from bridge.assemble import Verdict
 from bridge.study import Evidence
+from models.errors import PackageError
 from models.package import Package
 from models.select import Choice, SeriesFacts, StudyFacts, Unwanted, choose
 
@@ -110,7 +111,12 @@ def plan(
         by_series[instance.series_instance_uid].append(instance.arrival)
     ready, refused = [], []
     for package in packages:
-        match choose(package, facts, patient):
+        try:
+            choice = choose(package, facts, patient)
+        except PackageError as error:  # a vendor's pattern that takes too long on these texts
+            refused.append(Refused(package, str(error)))
+            continue
+        match choice:
             case Choice(roles=roles, warnings=warnings, settled=settled):
                 evidence = _evidence(roles, settled=settled, verdict=verdict)
                 if evidence is not None:

@@ -65,7 +65,7 @@ class Store(Protocol):
     def pin(self, origin: str) -> Head | None:
         """Bind an empty store to `origin`: None the first time, afterwards the head.
 
-        Raises WrongOrigin if the store is bound to another one.
+        While it holds no leaf it can be bound anew; after that, WrongOrigin for another one.
         """
 
     def append(self, idem: str, data: bytes, leaf_hash: bytes, facts: Facts) -> Appended:
@@ -158,9 +158,12 @@ class SqliteStore:
             found = db.execute("SELECT origin FROM log").fetchone()
             if found is None:
                 db.execute("INSERT INTO log VALUES (1, ?, 0, ?, '')", (origin, EMPTY))
+            rebound = db.execute(
+                "UPDATE log SET origin = ? WHERE NOT EXISTS (SELECT 1 FROM leaves)", (origin,)
+            ).rowcount
         if found is None:
             return None
-        if found[0] != origin:
+        if found[0] != origin and not rebound:
             raise WrongOrigin(f"the log belongs to {found[0]}, not to {origin}")
         return self.head()
 

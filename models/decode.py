@@ -22,7 +22,7 @@ from pydicom.pixels.decoders.base import get_decoder
 
 from models.errors import RunFailed
 
-__all__ = ["MAX_PIXEL_BYTES", "Pixels", "decode", "pixel_sha256", "read_header"]
+__all__ = ["MAX_PIXEL_BYTES", "Pixels", "decode", "has_pixels", "pixel_sha256", "read_header"]
 
 MAX_PIXEL_BYTES: Final = 8 * 1024**3
 _ORDER: Final = ("gdcm", "pylibjpeg", "pyjpegls", "pillow", "pydicom")
@@ -56,6 +56,11 @@ def read_header(path: Path) -> FileDataset:
         return pydicom.dcmread(path, defer_size=65536)
     except (*_BROKEN, pydicom.errors.InvalidDicomError) as error:
         raise _undecodable("an image is not readable as DICOM") from error
+
+
+def has_pixels(dataset: FileDataset) -> bool:
+    """Whether there are pixels at all: reports and presentation states have none."""
+    return any(k in dataset for k in ("PixelData", "FloatPixelData", "DoubleFloatPixelData"))
 
 
 def _whole(dataset: FileDataset, keyword: str, default: int | None = None) -> int:
@@ -109,7 +114,7 @@ def decode(dataset: FileDataset) -> tuple[Pixels, str]:
     rows, columns, frames, samples = _announced(dataset)
     meta = getattr(dataset, "file_meta", None)
     syntax = str(getattr(meta, "TransferSyntaxUID", "")) or "1.2.840.10008.1.2"
-    if not any(k in dataset for k in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
+    if not has_pixels(dataset):
         raise _undecodable("an image has no pixels")
     try:
         decoder = get_decoder(syntax)

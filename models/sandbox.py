@@ -208,7 +208,10 @@ def seal(*, paths: Sequence[Path], work: Path, limits: Limits) -> Sealed:
 
 
 def pixel_digest(path: Path, limits: Limits) -> str:
-    """SHA-256 of one file's decoded pixels, equal across lossless transfer syntaxes; hex."""
+    """SHA-256 of one file's decoded pixels, equal across lossless transfer syntaxes; hex.
+
+    Objects that have no pixels at all are equal in this.
+    """
     return str(_ask_alone("pixel_digest", {"path": str(path)}, limits)["sha256"])
 
 

@@ -108,7 +108,10 @@ def _seal(params: dict[str, Any], stage: Stage) -> dict[str, Any]:
 
 def _pixel_digest(params: dict[str, Any], stage: Stage) -> dict[str, Any]:
     stage("decode")
-    pixels, decoder = decode.decode(decode.read_header(Path(params["path"])))
+    dataset = decode.read_header(Path(params["path"]))
+    if not decode.has_pixels(dataset):  # a report, a presentation state: nothing to differ in
+        return {"sha256": hashlib.sha256(b"").hexdigest(), "decoder": "none"}
+    pixels, decoder = decode.decode(dataset)
     return {"sha256": decode.pixel_sha256(pixels), "decoder": decoder}
 
 

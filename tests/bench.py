@@ -33,6 +33,7 @@ from bridge.report.identity import derived_uid
 from bridge.service import _ATTRIBUTES, _readable, _same_pixels
 from bridge.store import arrivals, story, tables
 from bridge.store.database import reading
+from ledger.tiles import unpack
 from models import signature
 
 NOW = datetime(2026, 11, 24, 10, 0, tzinfo=UTC)
@@ -234,9 +235,9 @@ class Bench:
     def leaves(self) -> list[dict[str, Any]]:
         """Every leaf of the log, in order, after publishing what is pending."""
         publish(self.rooms)
-        log = self.rooms.record.log
-        rows = log.store.entries(0, log.size()) if hasattr(log, "store") else []
-        return [json.loads(row) for row in rows]
+        size = self.rooms.record.log.size()
+        bundle = self.settings.folder / f"ledger/tile/entries/000.p/{size}"
+        return [json.loads(entry) for entry in unpack(bundle.read_bytes(), size)]
 
     def artifact(self, row: Any) -> Dataset:
         return dcmread(self.settings.folder / row.file)

@@ -32,6 +32,7 @@ __all__ = [
     "is_own",
     "keep_counts",
     "leaf_of",
+    "lock_study",
     "open_generation",
     "own_series",
     "quarantined",
@@ -118,6 +119,11 @@ def study_by_uid(connection: Connection, study_instance_uid: str) -> StudyRow | 
 def study(connection: Connection, study_id: str) -> StudyRow:
     """Give the study with this id of ours; it must exist."""
     return _study(connection.execute(select(studies).where(studies.c.id == study_id)).one())
+
+
+def lock_study(connection: Connection, study_id: str) -> None:
+    """Hold the study's row until the transaction ends (on SQLite the writer holds all)."""
+    connection.execute(select(studies.c.id).where(studies.c.id == study_id).with_for_update())
 
 
 def add_study(connection: Connection, study_id: str, first: Instance) -> StudyRow:
@@ -336,9 +342,12 @@ def _of(study_id: str, number: int) -> Any:
     return and_(generations.c.study_id == study_id, generations.c.generation == number)
 
 
-def generation(connection: Connection, study_id: str, number: int) -> GenerationRow | None:
-    """Find a generation."""
-    row = connection.execute(select(generations).where(_of(study_id, number))).first()
+def generation(
+    connection: Connection, study_id: str, number: int, *, hold: bool = False
+) -> GenerationRow | None:
+    """Find a generation; `hold` keeps others from changing it until this transaction ends."""
+    query = select(generations).where(_of(study_id, number))
+    row = connection.execute(query.with_for_update() if hold else query).first()
     return None if row is None else GenerationRow(*row)
 
 

@@ -16,12 +16,19 @@ import pydicom
 import pytest
 import servers
 import validators
-from pydicom.uid import generate_uid
+from pydicom.uid import (
+    Comprehensive3DSRStorage,
+    SecondaryCaptureImageStorage,
+    SegmentationStorage,
+    generate_uid,
+)
 
 pytestmark = pytest.mark.peer
 
 B40F, B70F = "ct_chest_siemens_b40f_8mm", "ct_chest_siemens_b70f_8mm_first6"
 VOXELS = 801_916
+KINDS = {Comprehensive3DSRStorage: "sr", SegmentationStorage: "seg"}
+KINDS |= {SecondaryCaptureImageStorage: "summary"}
 
 
 def _series(shared: Path, name: str) -> list[Path]:
@@ -82,10 +89,9 @@ def delivered(shared, tmp_path_factory):
 def _objects(pacs, uid: str, folder: Path) -> dict[str, Path]:
     """Write what the PACS holds of this study into files, by kind."""
     found = {}
-    kinds = {"SR": "sr", "SEG": "seg", "OT": "summary"}
     for data in pacs.files(StudyInstanceUID=uid):
         dataset = pydicom.dcmread(BytesIO(data), stop_before_pixels=True)
-        kind = kinds[str(dataset.Modality)]
+        kind = KINDS[str(dataset.SOPClassUID)]
         assert kind not in found
         found[kind] = folder / f"{kind}.dcm"
         found[kind].write_bytes(data)

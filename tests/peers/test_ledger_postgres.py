@@ -47,12 +47,12 @@ def hash_of(number):
 def test_the_promises(store):
     assert store.head() == Head()
     assert store.pin("a") is None
-    assert store.pin("a") == Head()
-    with pytest.raises(WrongOrigin):
-        store.pin("b")
+    assert store.pin("b") == store.pin("a") == Head()
     facts = Facts("u", "now", "s", "x")
     assert store.append("k0", b"one", hash_of(0), facts) == Appended(hash_of(0), b"one", True)
     assert store.append("k0", b"two", hash_of(9), facts) == Appended(hash_of(0), b"one", False)
+    with pytest.raises(WrongOrigin):
+        store.pin("b")
     for number in range(1, 5):
         store.append(f"k{number}", b"x", hash_of(number), FACTS)
     assert (store.assign(3), store.assign(9), store.assign(9)) == (3, 2, 0)

@@ -199,6 +199,7 @@ def test_another_process_cannot_sequence_but_can_append(site):
 
 
 def test_origins_and_keys(site, paper):
+    assert site.store.head().size == 0
     with pytest.raises(WrongOrigin):
         open_log(site.folder, site.store, "other.example")
     with pytest.raises(WrongOrigin):

@@ -30,6 +30,9 @@ def test_a_store_belongs_to_one_origin(store):
     assert store.head() == Head()
     assert store.pin("a") is None
     assert store.pin("a") == Head()
+    assert store.pin("b") == store.pin("a") == Head()
+    store.append("k", b"one", hash_of(1), FACTS)
+    assert store.pin("a") == Head()
     with pytest.raises(WrongOrigin, match="belongs to a"):
         store.pin("b")
 

@@ -1,0 +1,120 @@
+"""Closing a generation of which nothing is left to do: where the study stands, study.closed.
+
+Whoever finishes something last closes it. The decision is read and written under the
+study's lock in one transaction, so that two who finish together cannot overwrite each
+other with what they saw before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection
+
+from bridge.rooms import Rooms
+from bridge.store import arrivals, work
+from bridge.store.database import reading, writing
+from bridge.store.work import RouteRow
+from bridge.study import DeliveryState, RouteState, StudyState
+
+__all__ = ["finish"]
+
+_BUSY = {RouteState.WAITING, RouteState.SEALING, RouteState.RUNNING}
+
+
+@dataclass(frozen=True, slots=True)
+class _Closing:
+    state: StudyState
+    words: str
+    counts: Mapping[str, int]
+    routes: Sequence[RouteRow]
+
+
+def finish(rooms: Rooms, study_id: str, generation: int) -> None:
+    """Close the generation if nothing of it is left to do; safe to repeat at any time."""
+    with writing(rooms.database) as connection:
+        closing = _decide(connection, rooms, study_id, generation)
+    if closing is None:
+        return
+    with reading(rooms.database) as connection:
+        current = arrivals.generation(connection, study_id, generation)
+        study = arrivals.study(connection, study_id)
+        received = arrivals.leaf_of(connection, f"received/{study_id}/{generation}")
+    if current is None:
+        raise KeyError(study_id)
+    chain = rooms.record.chain(current.subject_ref, study.study_instance_uid)
+    leaf = rooms.record.say(
+        "study.closed",
+        f"closed/{study_id}/{generation}",
+        {
+            "outcome": closing.state.value,
+            "generation": generation,
+            "counts": dict(closing.counts),
+        },
+        chain=chain,
+        refs=[("study.received", received)],
+    )
+    with writing(rooms.database) as connection:
+        arrivals.close_generation(connection, study_id, generation, rooms.now())
+        arrivals.tell(
+            connection, key=f"closed/{study_id}/{generation}", study_id=study_id,
+            generation_number=generation, at=rooms.now(), stage="record", code="study.closed",
+            words=closing.words, leaf=leaf,
+        )  # fmt: skip
+    for route in closing.routes:
+        rooms.files.drop_run_folder(route.id)
+
+
+def _decide(
+    connection: Connection, rooms: Rooms, study_id: str, generation: int
+) -> _Closing | None:
+    """Decide under the study's lock where it stands; None while something is left to do."""
+    arrivals.lock_study(connection, study_id)
+    current = arrivals.generation(connection, study_id, generation)
+    routes = work.routes_of(connection, study_id, generation)
+    sent = work.deliveries_of(connection, study_id=study_id)
+    newest = arrivals.study(connection, study_id).generation == generation
+    if current is None or current.sealed_at is None or any(r.state in _BUSY for r in routes):
+        return None
+    at = rooms.now()
+    if any(d.state is DeliveryState.WAITING for d in sent):
+        if newest:
+            arrivals.set_state(
+                connection, study_id, StudyState.WORKING, "results wait to be delivered", at
+            )
+        return None
+    state, words = _outcome([r.state for r in routes], [d.state for d in sent], routes)
+    quarantined = sum(q.number for q in arrivals.quarantined(connection, study_id))
+    shown, said = state, words
+    if quarantined and state is not StudyState.ATTENTION:
+        shown, said = StudyState.ATTENTION, f"{words}; {quarantined} images in quarantine"
+    if newest:
+        arrivals.set_state(connection, study_id, shown, said, at)
+    counts = {
+        "routes": len(routes),
+        "delivered": sum(d.state is DeliveryState.STORED for d in sent),
+        "dead": sum(d.state is DeliveryState.DEAD for d in sent),
+        "held": sum(d.state is DeliveryState.HELD for d in sent),
+        "quarantined": quarantined,
+    }
+    return _Closing(state, said, counts, routes)
+
+
+def _outcome(
+    states: Sequence[RouteState], sent: Sequence[DeliveryState], routes: Sequence[RouteRow]
+) -> tuple[StudyState, str]:
+    if DeliveryState.DEAD in sent:
+        return StudyState.ATTENTION, "a destination refused a result; see the study, then retry"
+    if not routes:
+        return StudyState.UNWANTED, "no active model wants this study"
+    if RouteState.FAILED in states:
+        reason = next(r.reason for r in routes if r.state is RouteState.FAILED)
+        return StudyState.FAILED, reason
+    if DeliveryState.STORED in sent:
+        return StudyState.DELIVERED, "results stored at their destinations"
+    if DeliveryState.HELD in sent or all(s is RouteState.DENIED for s in states):
+        return StudyState.DENIED, next((r.reason for r in routes if r.reason), "consent denies it")
+    if RouteState.CARRIED in states:
+        return StudyState.DELIVERED, "the result of an earlier generation stands"
+    return StudyState.DELIVERED, "read; no destination wants a result"
