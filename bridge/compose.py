@@ -58,8 +58,8 @@ class _Job:
     findings: Findings | None
 
 
-def compose(rooms: Rooms, run_id: str) -> list[str]:
-    """Compose a run's objects and their leaves; returns the leaves, SEG before SR."""
+def compose(rooms: Rooms, run_id: str) -> str:
+    """Compose a run's objects and their leaves, the SEG before the SR; returns the run's id."""
     with reading(rooms.database) as connection:
         run = work.run_of(connection, run_id)
         route = work.route(connection, run.route_id)
@@ -76,7 +76,7 @@ def compose(rooms: Rooms, run_id: str) -> list[str]:
         leaves.append(_record(job, kind, row, data, leaves, uses_seg=made is not None))
         if kind is ArtifactKind.SEG:
             made = dcmread(BytesIO(data))
-    return leaves
+    return run_id
 
 
 def _kinds(job: _Job) -> list[ArtifactKind]:

@@ -14,7 +14,7 @@ from sqlalchemy import Connection
 from bridge import metrics
 from bridge.infer import chain_of
 from bridge.peers import dicom
-from bridge.permit import ask
+from bridge.permit import Answer, ask, stand_on
 from bridge.record import Chain
 from bridge.rooms import Rooms
 from bridge.site import Destination
@@ -26,6 +26,7 @@ from bridge.study import DeliveryState, RouteState
 __all__ = ["DONE", "backoff", "open_deliveries", "send"]
 
 DONE = -1.0
+SOON = 0.05
 COVERED_WITHIN = 60.0
 
 
@@ -102,8 +103,8 @@ def send(rooms: Rooms, run_id: str, name: str, attempt: int) -> float:
     if not answer.permitted:
         _settle(rooms, route, batch, name, DeliveryState.HELD, answer.words)
         return DONE
-    for artifact in batch:
-        _say_started(rooms, chain, route, artifact, name, answer.leaf)
+    if not all(_say_started(rooms, chain, route, artifact, name, answer) for artifact in batch):
+        return SOON  # consent changed between the question and the leaf: ask again
     peer = dicom.Peer(
         destination.ae_title, destination.host, destination.port,
         rooms.site.listener.ae_title,
@@ -142,22 +143,31 @@ def _settle(
 
 
 def _say_started(
-    rooms: Rooms, chain: Chain, route: RouteRow, artifact: ArtifactRow, name: str, consent: str
-) -> None:
+    rooms: Rooms, chain: Chain, route: RouteRow, artifact: ArtifactRow, name: str, answer: Answer
+) -> bool:
+    """Append delivery.started on this permit; False where consent changed since."""
     key = f"started/{artifact.run_id}/{artifact.kind}/{name}"
+    body = {
+        "destination": name, "kind": artifact.kind.value, "attempt": 1, "protocol": "C-STORE",
+    }  # fmt: skip
     with reading(rooms.database) as connection:
         composed = arrivals.leaf_of(connection, f"composed/{artifact.run_id}/{artifact.kind}")
-    leaf = rooms.record.say(
-        "delivery.started", key,
-        {"destination": name, "kind": artifact.kind.value, "attempt": 1, "protocol": "C-STORE"},
-        chain=chain, refs=[("result.composed", composed), ("consent.checked", consent)],
-    )  # fmt: skip
+    refs = [("result.composed", composed), ("consent.checked", answer.leaf)]
+    leaf = stand_on(
+        rooms,
+        route.id,
+        answer,
+        lambda: rooms.record.say("delivery.started", key, body, chain=chain, refs=refs),
+    )
+    if leaf is None:
+        return False
     with writing(rooms.database) as connection:
         arrivals.tell(
             connection, key=key, study_id=route.study_id, generation_number=route.generation,
             at=rooms.now(), stage="deliver", code="delivery.started",
             words=f"{artifact.kind} is on its way to {name}", model_id=route.model_id, leaf=leaf,
         )  # fmt: skip
+    return True
 
 
 def _settle_one(

@@ -6,10 +6,11 @@ import hashlib
 
 from bridge.consent.document import Document
 from bridge.errors import NotFound, Refused, WrongUse
+from bridge.permit import CONSENT
 from bridge.rooms import Rooms
 from bridge.store import catalog
 from bridge.store.catalog import ConsentRow
-from bridge.store.database import reading, writing
+from bridge.store.database import hold, reading, writing
 
 __all__ = ["keep", "withdraw"]
 
@@ -18,7 +19,7 @@ def keep(rooms: Rooms, data: bytes, document: Document, named: str | None, *, by
     """Keep one document; returns its id. `named` is ISSUER|ID where it names no patient."""
     issuer, patient_id = _whose(rooms, document, named)
     subject = rooms.vault.subject(issuer, patient_id)
-    identity = hashlib.sha256(subject.ref.encode() + data).hexdigest()[:32]
+    identity = _identity(rooms, subject.ref, data)
     leaf = rooms.record.say(
         "consent.granted", f"consent/{identity}/granted",
         {
@@ -35,6 +36,18 @@ def keep(rooms: Rooms, data: bytes, document: Document, named: str | None, *, by
         )  # fmt: skip
     rooms.vault.lift(issuer, patient_id)
     return identity
+
+
+def _identity(rooms: Rooms, subject_ref: str, data: bytes) -> str:
+    """Name a document: the same text again is the same one, unless that was withdrawn."""
+    seed = subject_ref.encode() + data
+    with reading(rooms.database) as connection:
+        while True:
+            identity = hashlib.sha256(seed).hexdigest()[:32]
+            known = catalog.consent(connection, identity)
+            if known is None or known.withdrawn_at is None:
+                return identity
+            seed += b"/again"
 
 
 def _whose(rooms: Rooms, document: Document, named: str | None) -> tuple[str, str]:
@@ -67,11 +80,12 @@ def withdraw(rooms: Rooms, identity: str) -> None:
     if row.withdrawn_at is not None:
         raise Refused("this document was withdrawn already")
     data = rooms.vault.open(row.subject_ref, row.sealed)
-    rooms.record.say(
-        "consent.withdrawn", f"consent/{identity}/withdrawn",
-        {"document": rooms.record.text(rooms.vault.commit(row.subject_ref, data))},
-        subject=rooms.vault.alias(row.subject_ref),
-        refs=[("consent.granted", row.leaf or "")],
-    )  # fmt: skip
     with writing(rooms.database) as connection:
+        hold(connection, CONSENT)  # so that no use is appended after it that does not know it
+        rooms.record.say(
+            "consent.withdrawn", f"consent/{identity}/withdrawn",
+            {"document": rooms.record.text(rooms.vault.commit(row.subject_ref, data))},
+            subject=rooms.vault.alias(row.subject_ref),
+            refs=[("consent.granted", row.leaf or "")],
+        )  # fmt: skip
         catalog.withdraw_consent(connection, identity, rooms.now())

@@ -8,12 +8,13 @@ a picture does to the child is the run's outcome, with a reason, and harms nothi
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bridge import metrics
+from bridge import metrics, permit
 from bridge.record import Chain, input_root
 from bridge.rooms import Rooms
 from bridge.store import arrivals, work
@@ -24,7 +25,7 @@ from bridge.study import RouteState
 from models import sandbox
 from models.errors import RunFailed
 
-__all__ = ["CARRIED", "SEALED", "chain_of", "run", "run_id", "seal"]
+__all__ = ["CARRIED", "SEALED", "chain_of", "permitted", "run", "run_id", "seal"]
 
 SEALED, CARRIED = "sealed", "carried"
 LIMITS = sandbox.Limits()
@@ -133,24 +134,38 @@ def _say_sealed(
     )  # fmt: skip
 
 
-def run(rooms: Rooms, route_id: str, attempt: int) -> str:
-    """Run the route's model once; returns the run's id. Its row says how it ended."""
+def run(rooms: Rooms, route_id: str, attempt: int) -> str | None:
+    """Run the route's model once; returns the run's id, whose row says how it ended.
+
+    None where consent denies it (again) at the last moment: then nothing ran.
+    """
     with reading(rooms.database) as connection:
         route = work.route(connection, route_id)
         input_leaf = arrivals.leaf_of(connection, f"input/{route_id}")
-        decision = work.last_decision(connection, route_id)
     chain, study, _ = chain_of(rooms, route)
     identity, at = run_id(route_id, attempt), rooms.now()
     package = rooms.catalog.package(route.model_digest)
-    started = rooms.record.say(
-        "inference.started", f"started/{identity}",
-        {"model": route.model_digest, "run": identity, "attempt": attempt,
-         "package": package.package_digest},
-        chain=chain,
-        refs=[("input.sealed", input_leaf),
-              ("consent.checked", decision.leaf if decision is not None else ""),
-              ("model.activated", rooms.catalog.activated(route.model_digest))],
-    )  # fmt: skip
+    body = {
+        "model": route.model_digest, "run": identity, "attempt": attempt,
+        "package": package.package_digest,
+    }  # fmt: skip
+    started = None
+    while started is None:
+        answer = permit.ask(rooms, route, moment="inference", input_sealed=input_leaf)
+        if not answer.permitted:
+            _deny(rooms, chain, route, identity, answer.words)
+            return None
+        refs = [
+            ("input.sealed", input_leaf), ("consent.checked", answer.leaf),
+            ("model.activated", rooms.catalog.activated(route.model_digest)),
+        ]  # fmt: skip
+        started = permit.stand_on(
+            rooms, route_id, answer,
+            functools.partial(
+                rooms.record.say, "inference.started", f"started/{identity}", body, chain=chain,
+                refs=refs,
+            ),
+        )  # fmt: skip
     with writing(rooms.database) as connection:
         work.start_run(connection, identity, route_id, attempt, at)
         work.set_route(connection, route_id, RouteState.RUNNING, route.reason)
@@ -170,6 +185,31 @@ def run(rooms: Rooms, route_id: str, attempt: int) -> str:
         return identity
     _completed(rooms, chain, route, identity, started, outcome)
     return identity
+
+
+def permitted(rooms: Rooms, route_id: str) -> bool:
+    """Ask consent before the run; a denial is the route's end, with its reason."""
+    with reading(rooms.database) as connection:
+        route = work.route(connection, route_id)
+        leaf = arrivals.leaf_of(connection, f"input/{route_id}")
+    answer = permit.ask(rooms, route, moment="inference", input_sealed=leaf)
+    if not answer.permitted:
+        with writing(rooms.database) as connection:
+            work.set_route(connection, route_id, RouteState.DENIED, answer.words)
+    return answer.permitted
+
+
+def _deny(rooms: Rooms, chain: Chain, route: RouteRow, identity: str, words: str) -> None:
+    """End a route at the last moment; a start that a crash left open is closed in the log."""
+    started = rooms.record.find(f"started/{identity}")
+    if started is not None:
+        rooms.record.say(
+            "inference.failed", f"ended/{identity}",
+            {"model": route.model_digest, "run": identity, "reason": "consent"},
+            chain=chain, refs=[("inference.started", started)],
+        )  # fmt: skip
+    with writing(rooms.database) as connection:
+        work.set_route(connection, route.id, RouteState.DENIED, words)
 
 
 def _completed(

@@ -7,7 +7,7 @@ again is a new leaf only when answer or basis changed (design §4.5).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,12 +21,14 @@ from bridge.rooms import Rooms
 from bridge.store import arrivals, catalog, work
 from bridge.store.arrivals import StudyRow
 from bridge.store.catalog import ConsentRow
-from bridge.store.database import reading, writing
+from bridge.store.database import hold, reading, writing
 from bridge.store.work import RouteRow
 from bridge.study import Patient
 from bridge.vault import request_commitment
 
-__all__ = ["Answer", "ask"]
+__all__ = ["CONSENT", "Answer", "ask", "stand_on"]
+
+CONSENT = "consent"  # the lock under which decisions and withdrawals are appended
 
 _RESOURCE_TYPES = "http://hl7.org/fhir/resource-types"
 _ACTIONS = "http://terminology.hl7.org/CodeSystem/consentaction"
@@ -46,37 +48,60 @@ def ask(rooms: Rooms, route: RouteRow, *, moment: str, input_sealed: str) -> Ans
     with reading(rooms.database) as connection:
         study = arrivals.study(connection, route.study_id)
         generation = arrivals.generation(connection, route.study_id, route.generation)
-        last = work.last_decision(connection, route.id)
     if generation is None:
         raise KeyError(route.id)
     chain = rooms.record.chain(generation.subject_ref, study.study_instance_uid)
-    request = _request(rooms, study, route, moment)
-    decision, used = _strictest(rooms, study, request)
-    documents = [row.leaf or "" for row in used]
-    told = (decision.decision, decision.basis, decision.reason, documents)
-    if last is not None and told == (last.decision, last.basis, last.reason, last.documents):
-        return Answer(decision.decision == "permit", decision.words, last.leaf)
-    number = 0 if last is None else last.number + 1
-    leaf = rooms.record.say(
-        "consent.checked", f"consent/{route.id}/{number}",
-        _body(rooms, decision, documents, request, chain, moment),
-        chain=chain,
-        refs=[("input.sealed", input_sealed),
-              *(("consent.granted", document) for document in documents if document)],
-    )  # fmt: skip
-    metrics.CONSENT.labels(decision.decision, decision.basis).inc()
+    while True:
+        request = _request(rooms, study, route, moment)
+        decision, used = _strictest(rooms, study, request)
+        documents = [row.leaf or "" for row in used]
+        body = _body(rooms, decision, documents, request, chain, moment)
+        refs = [
+            ("input.sealed", input_sealed),
+            *(("consent.granted", document) for document in documents if document),
+        ]
+        with writing(rooms.database) as connection:
+            hold(connection, CONSENT)
+            if catalog.any_withdrawn(connection, documents):
+                continue  # a withdrawal came between reading and saying: ask again
+            last = work.last_decision(connection, route.id)
+            told = (decision.decision, decision.basis, decision.reason, documents)
+            if last is not None and told == (
+                last.decision, last.basis, last.reason, last.documents,
+            ):  # fmt: skip
+                return Answer(decision.decision == "permit", decision.words, last.leaf)
+            number = 0 if last is None else last.number + 1
+            leaf = rooms.record.say(
+                "consent.checked", f"consent/{route.id}/{number}", body, chain=chain, refs=refs
+            )
+            work.add_decision(
+                connection, route.id, number, moment=moment, decision=decision.decision,
+                basis=decision.basis, reason=decision.reason, words=decision.words,
+                documents=documents, request=request.to_json().decode(), leaf=leaf, at=request.at,
+            )  # fmt: skip
+            arrivals.tell(
+                connection, key=f"consent/{route.id}/{number}", study_id=study.id,
+                generation_number=route.generation, at=request.at, stage="consent",
+                code=decision.decision, words=decision.words, model_id=route.model_id, leaf=leaf,
+            )  # fmt: skip
+        metrics.CONSENT.labels(decision.decision, decision.basis).inc()
+        return Answer(decision.decision == "permit", decision.words, leaf)
+
+
+def stand_on(rooms: Rooms, route_id: str, answer: Answer, say: Callable[[], str]) -> str | None:
+    """Append what stands on a permit, unless consent changed since: then None, ask again.
+
+    Decisions, withdrawals and what stands on them are appended under one lock, so that the
+    log never shows a use after the denial or withdrawal that forbids it (trace rule R1).
+    """
     with writing(rooms.database) as connection:
-        work.add_decision(
-            connection, route.id, number, moment=moment, decision=decision.decision,
-            basis=decision.basis, reason=decision.reason, words=decision.words,
-            documents=documents, request=request.to_json().decode(), leaf=leaf, at=request.at,
-        )  # fmt: skip
-        arrivals.tell(
-            connection, key=f"consent/{route.id}/{number}", study_id=study.id,
-            generation_number=route.generation, at=request.at, stage="consent",
-            code=decision.decision, words=decision.words, model_id=route.model_id, leaf=leaf,
-        )  # fmt: skip
-    return Answer(decision.decision == "permit", decision.words, leaf)
+        hold(connection, CONSENT)
+        last = work.last_decision(connection, route_id)
+        if last is None or last.leaf != answer.leaf:
+            return None
+        if catalog.any_withdrawn(connection, last.documents):
+            return None
+        return say()
 
 
 def _request(rooms: Rooms, study: StudyRow, route: RouteRow, moment: str) -> Request:

@@ -11,7 +11,7 @@ another, no destination for another.
 
 from __future__ import annotations
 
-from bridge import close, compose, deliver, follow, infer, permit
+from bridge import close, compose, deliver, follow, infer
 from bridge.engine import Engine, StepFailed
 from bridge.rooms import Rooms
 from bridge.store import arrivals, work
@@ -31,7 +31,7 @@ def declare(engine: Engine, rooms: Rooms) -> None:
 
     look = engine.step("look", attempts=20, interval=0.5)(lambda s, g: follow.look(rooms, s, g))
     seal = engine.step("seal", attempts=5)(lambda r: infer.seal(rooms, r))
-    consent = engine.step("consent", attempts=20)(lambda r: _permitted(rooms, r))
+    consent = engine.step("consent", attempts=20)(lambda r: infer.permitted(rooms, r))
     run = engine.step("infer", attempts=3)(lambda r, n: infer.run(rooms, r, n))
     report = engine.step("report", attempts=3)(lambda r: compose.compose(rooms, r))
     record = engine.step("record", attempts=20)(lambda r: deliver.open_deliveries(rooms, r))
@@ -53,8 +53,7 @@ def declare(engine: Engine, rooms: Rooms) -> None:
         try:
             if seal(route_id) == infer.SEALED and consent(route_id):
                 run_id = run(route_id, attempt)
-                report(run_id)
-                for destination in record(run_id):
+                for destination in record(report(run_id)) if run_id else ():
                     engine.enqueue(
                         "deliver", "deliver", f"deliver/{run_id}/{destination}",
                         run_id, destination, partition=destination,
@@ -72,17 +71,6 @@ def declare(engine: Engine, rooms: Rooms) -> None:
             engine.wait(seconds)
             attempt += 1
         finish(*place(run_id))
-
-
-def _permitted(rooms: Rooms, route_id: str) -> bool:
-    with reading(rooms.database) as connection:
-        route = work.route(connection, route_id)
-        leaf = arrivals.leaf_of(connection, f"input/{route_id}")
-    answer = permit.ask(rooms, route, moment="inference", input_sealed=leaf)
-    if not answer.permitted:
-        with writing(rooms.database) as connection:
-            work.set_route(connection, route_id, RouteState.DENIED, answer.words)
-    return answer.permitted
 
 
 def _place(rooms: Rooms, identity: str) -> tuple[str, int]:

@@ -92,6 +92,11 @@ class Recorder:
         )  # fmt: skip
         return leaf.ref(self.log.append(idem, leaf.render(made)))
 
+    def find(self, idem: str) -> str | None:
+        """Give the leaf that was appended under this key, in base64; None if none was."""
+        found = self.log.find(idem)
+        return None if found is None else leaf.ref(found)
+
     def covered(self, ref: str) -> int | None:
         """Give a leaf's index once a published checkpoint covers it."""
         return self.log.covered(leaf.unref(ref))

@@ -169,6 +169,11 @@ class Bench:
             readable=lambda sop_class: _readable(self.rooms, sop_class), new_id=ambient.new_id,
         )  # fmt: skip
 
+    def close(self) -> None:
+        self.work.close()
+        self.rooms.vault.close()
+        self.rooms.database.dispose()
+
     # The modality.
 
     def lay(self, *objects: Dataset | bytes, ae: str = "CT1") -> list[Path]:

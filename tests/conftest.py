@@ -106,7 +106,7 @@ def orthanc(orthanc_server: Any) -> Any:
 
 @pytest.fixture
 def site() -> Iterator[Callable[..., Any]]:
-    """Make and serve a site for this test: `site(packages=[...])` gives a house (tests/house.py)."""
+    """Make and serve a site: `site(packages=[...])` gives a house (tests/house.py)."""
     with ExitStack() as stack:
         yield lambda **options: _entered(stack, _house.served(**options))
 

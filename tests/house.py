@@ -19,7 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pydicom
 import servers
+from pydicom.uid import generate_uid
 
 AE_TITLE, MODALITY = "RADSEAL", "MODALITY"
 OVER = ("delivered", "denied", "unwanted", "failed", "attention")
@@ -62,7 +64,9 @@ class House:
             env={**_ENVIRONMENT, "RADSEAL_SITE": str(self.folder)},
         )
         if code is not None and done.returncode != code:
-            raise AssertionError(f"{words} ended with {done.returncode}: {done.stdout}{done.stderr}")
+            raise AssertionError(
+                f"{words} ended with {done.returncode}: {done.stdout}{done.stderr}"
+            )
         return done
 
     def why(self, uid: str) -> dict[str, Any]:
@@ -178,6 +182,34 @@ class House:
         return self.server.process.pid if self.server is not None else -1
 
 
+def renamed(
+    paths: Iterable[Path], folder: Path, uids: dict[str, str], **attributes: object
+) -> list[Path]:
+    """Copy files with new UIDs and these attributes, the pixel bytes as they are.
+
+    Equal UIDs stay equal: `uids` maps old to new, is filled here, and joins further copies to the
+    same study when it is given again.
+    """
+    folder.mkdir(parents=True)
+    made = []
+    for path in paths:
+        dataset = pydicom.dcmread(path)
+        for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"):
+            old = str(dataset[keyword].value)
+            setattr(dataset, keyword, uids.setdefault(old, str(generate_uid())))
+        dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+        for keyword, value in attributes.items():
+            setattr(dataset, keyword, value)
+        dataset.save_as(folder / path.name)
+        made.append(folder / path.name)
+    return made
+
+
+def study_of(path: Path) -> str:
+    """Return a file's StudyInstanceUID."""
+    return str(pydicom.dcmread(path, stop_before_pixels=True).StudyInstanceUID)
+
+
 def codes(told: Mapping[str, Any], generation: int | None = None) -> list[str]:
     """Return the codes of a story's facts, in order of time."""
     return [
@@ -291,6 +323,4 @@ def serving(house: House) -> Iterator[House]:
         name="serve",
         env=_ENVIRONMENT,
     ) as server:
-        yield House(
-            house.folder, house.port, house.http_port, server.log, server, house._tokens
-        )
+        yield House(house.folder, house.port, house.http_port, server.log, server, house._tokens)

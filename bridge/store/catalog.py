@@ -18,6 +18,7 @@ __all__ = [
     "add_consent",
     "add_model",
     "add_vendor_key",
+    "any_withdrawn",
     "consent",
     "consents_of",
     "find_models",
@@ -147,6 +148,16 @@ def consents_of(connection: Connection, subject_refs: Sequence[str]) -> list[Con
         .order_by(consents.c.added_at)
     )
     return [ConsentRow(*row) for row in rows]
+
+
+def any_withdrawn(connection: Connection, leaves: Sequence[str]) -> bool:
+    """Whether one of the documents with these leaves was withdrawn."""
+    row = connection.execute(
+        select(consents.c.id).where(
+            consents.c.leaf.in_(list(leaves)), consents.c.withdrawn_at.is_not(None)
+        )
+    ).first()
+    return row is not None
 
 
 def list_consents(connection: Connection) -> list[ConsentRow]:

@@ -9,11 +9,11 @@ from typing import Any
 
 import alembic.command
 import alembic.config
-from sqlalchemy import Connection, Engine, Table, create_engine, event
+from sqlalchemy import Connection, Engine, Table, create_engine, event, func, select
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
-__all__ = ["insert_once", "migrate", "open_engine", "reading", "writing"]
+__all__ = ["hold", "insert_once", "migrate", "open_engine", "reading", "writing"]
 
 _BUSY_MS = 30_000
 
@@ -65,6 +65,12 @@ def insert_once(connection: Connection, table: Table, values: Mapping[str, Any])
             postgresql_insert(table).values(**values).on_conflict_do_nothing()
         )
     return result.rowcount == 1
+
+
+def hold(connection: Connection, what: str) -> None:
+    """Let nobody else hold `what` until this transaction ends (on SQLite the writer holds all)."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(select(func.pg_advisory_xact_lock(func.hashtext(f"radseal/{what}"))))
 
 
 def migrate(engine: Engine) -> None:

@@ -20,7 +20,6 @@ from pydicom.uid import (
     Comprehensive3DSRStorage,
     SecondaryCaptureImageStorage,
     SegmentationStorage,
-    generate_uid,
 )
 
 pytestmark = pytest.mark.peer
@@ -33,25 +32,6 @@ KINDS |= {SecondaryCaptureImageStorage: "summary"}
 
 def _series(shared: Path, name: str) -> list[Path]:
     return sorted((shared / "corpus" / "dev" / "series" / name).glob("*.dcm"))
-
-
-def _renamed(paths: list[Path], folder: Path, uids: dict[str, str]) -> list[Path]:
-    """Copy files with new UIDs (equal ones stay equal) and the very same pixel bytes."""
-    folder.mkdir()
-    made = []
-    for path in paths:
-        dataset = pydicom.dcmread(path)
-        for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"):
-            old = str(dataset[keyword].value)
-            setattr(dataset, keyword, uids.setdefault(old, str(generate_uid(entropy_srcs=[old]))))
-        dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
-        dataset.save_as(folder / path.name)
-        made.append(folder / path.name)
-    return made
-
-
-def _study_of(path: Path) -> str:
-    return str(pydicom.dcmread(path, stop_before_pixels=True).StudyInstanceUID)
 
 
 @pytest.fixture(scope="module")
@@ -74,12 +54,12 @@ def delivered(shared, tmp_path_factory):
             b40f, b70f = _series(shared, B40F), _series(shared, B70F)
             site.send([*b40f, *b70f])
             uids: dict[str, str] = {}
-            late = _renamed(b40f, folder / "b40f", uids)
-            first = _renamed(b70f, folder / "b70f", uids)
+            late = house.renamed(b40f, folder / "b40f", uids)
+            first = house.renamed(b70f, folder / "b70f", uids)
             site.send(first)
             time.sleep(2)
             site.send(late)
-            studies = {"one": _study_of(b40f[0]), "two": _study_of(late[0])}
+            studies = {"one": house.study_of(b40f[0]), "two": house.study_of(late[0])}
             told = {way: site.until(uid) for way, uid in studies.items()}
             yield site, pacs, studies, told
     except servers.MissingError as missing:

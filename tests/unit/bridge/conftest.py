@@ -1,23 +1,53 @@
-"""The paper house (tests/paper_house.py), for tests of the HTTP side."""
+"""The paper house for tests of the HTTP side, the workbench (tests/bench.py) for the stages."""
 
 from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
-_PATH = Path(__file__).resolve().parents[2] / "paper_house.py"
+_TESTS = Path(__file__).resolve().parents[2]
+
+
+def _by_path(name: str, path: Path) -> ModuleType:
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, path)
+        if spec is None or spec.loader is None:
+            raise ImportError(f"cannot load {path}")
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
+
+
+_bench = _by_path("bench", _TESTS / "bench.py")
 
 
 @pytest.fixture(scope="session")
 def paper() -> ModuleType:
     """The module tests/paper_house.py."""
-    if "paper_house" not in sys.modules:
-        spec = importlib.util.spec_from_file_location("paper_house", _PATH)
-        module = importlib.util.module_from_spec(spec)
-        sys.modules["paper_house"] = module
-        spec.loader.exec_module(module)
-    return sys.modules["paper_house"]
+    return _by_path("paper_house", _TESTS / "paper_house.py")
+
+
+@pytest.fixture
+def new_site(tmp_path: Path) -> Iterator[Callable[..., Any]]:
+    """Make the test's site: `new_site(toml)` gives a Bench."""
+    made: list[Any] = []
+
+    def make(toml: str = "") -> Any:
+        made.append(_bench.Bench(tmp_path, toml))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+@pytest.fixture
+def desk(new_site: Callable[..., Any]) -> Any:
+    """A site with the settings that `radseal init` writes, at hand for one stage after another."""
+    return new_site()
