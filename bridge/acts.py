@@ -11,7 +11,7 @@ import sqlalchemy
 from bridge.errors import NotFound, Refused
 from bridge.infer import run_id
 from bridge.rooms import Rooms
-from bridge.store import arrivals, story, work
+from bridge.store import arrivals, quarantine, story, work
 from bridge.store.arrivals import StudyRow
 from bridge.store.database import reading, writing
 from bridge.study import DeliveryState, InstanceState, RouteState, StudyState
@@ -118,7 +118,7 @@ def accept(rooms: Rooms, uid: str, by: str) -> str:
     """Take quarantined images into their study; consent is then asked for both patients."""
     study = find(rooms, uid)
     with writing(rooms.database) as connection:
-        rows = arrivals.quarantined_instances(connection, study.id)
+        rows = quarantine.images(connection, study.id)
         if not rows:
             raise Refused("nothing of this study is in quarantine")
         others = {r.patient for r in rows if r.patient not in study.identities}
@@ -155,7 +155,7 @@ def discard(rooms: Rooms, uid: str, by: str) -> str:
     """Say that quarantined images do not belong to their study; they are kept and not read."""
     study = find(rooms, uid)
     with writing(rooms.database) as connection:
-        rows = arrivals.quarantined_instances(connection, study.id)
+        rows = quarantine.images(connection, study.id)
         if not rows:
             raise Refused("nothing of this study is in quarantine")
         arrivals.set_instance_state(

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection
 
 from bridge.rooms import Rooms
-from bridge.store import arrivals, work
+from bridge.store import arrivals, quarantine, work
 from bridge.store.database import reading, writing
 from bridge.store.work import RouteRow
 from bridge.study import DeliveryState, RouteState, StudyState
@@ -85,7 +85,7 @@ def _decide(
             )
         return None
     state, words = _outcome([r.state for r in routes], [d.state for d in sent], routes)
-    quarantined = sum(q.number for q in arrivals.quarantined(connection, study_id))
+    quarantined = sum(q.number for q in quarantine.counts(connection, study_id))
     shown, said = state, words
     if quarantined and state is not StudyState.ATTENTION:
         shown, said = StudyState.ATTENTION, f"{words}; {quarantined} images in quarantine"

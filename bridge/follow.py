@@ -9,11 +9,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import datetime
+from datetime import UTC, datetime
 
 from sqlalchemy import Connection
 
 from bridge import assemble, route
+from bridge.files import received_ns_of
 from bridge.peers import dicom
 from bridge.record import input_root
 from bridge.rooms import Rooms
@@ -37,6 +38,8 @@ def route_id(study_id: str, generation: int, model_digest: str) -> str:
 
 def look(rooms: Rooms, study_id: str, generation: int) -> float:
     """Look once at a generation; returns seconds until the next look, 0 when it is sealed."""
+    # Asked before the rows are read: what came until then is in the rows.
+    now = _known_until(rooms)
     with reading(rooms.database) as connection:
         study = arrivals.study(connection, study_id)
         current = arrivals.generation(connection, study_id, generation)
@@ -45,7 +48,6 @@ def look(rooms: Rooms, study_id: str, generation: int) -> float:
     if current is None or current.sealed_at is not None:
         return 0.0
     models = rooms.catalog.active()
-    now = rooms.clock.steady()
     rules = _rules(rooms)
     askable = rooms.site.askable(study.calling_ae) is not None
     facts = _arrivals(rooms, current, held, own, askable=askable)
@@ -54,7 +56,7 @@ def look(rooms: Rooms, study_id: str, generation: int) -> float:
         newest = max((one.received_at for one in held), default=current.opened_at)
         answers = _ask(rooms, study, current, models, newest)
         facts = _arrivals(rooms, current, held, own, askable=answers is not None, answers=answers)
-        verdict = assemble.judge(facts, rules, rooms.clock.steady())
+        verdict = assemble.judge(facts, rules, now)
     ready, refused = route.plan([package for _, package in models], held, verdict)
     for one in ready:
         if not _open(rooms, study, current, held, one):
@@ -69,6 +71,18 @@ def look(rooms: Rooms, study_id: str, generation: int) -> float:
             return _AT_ONCE
         _seal(rooms, connection, study, current, verdict, ready, refused)
     return 0.0
+
+
+def _known_until(rooms: Rooms) -> datetime:
+    """Until when the rows tell all: now, or when the oldest file came that nobody has indexed.
+
+    Silence is proven only as far as the indexer has come; a backlog is no quiet period.
+    """
+    now = rooms.clock.steady()
+    oldest = next(iter(rooms.files.arrived(1)), None)
+    if oldest is None:
+        return now
+    return min(now, datetime.fromtimestamp(received_ns_of(oldest.stem) / 1e9, UTC))
 
 
 def _more_came(connection: Connection, current: GenerationRow, held: Sequence[HeldRow]) -> bool:

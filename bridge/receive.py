@@ -19,7 +19,7 @@ from bridge import assemble, metrics
 from bridge.errors import BadInstance
 from bridge.files import Files
 from bridge.header import read_instance
-from bridge.store import arrivals
+from bridge.store import arrivals, quarantine
 from bridge.store.database import reading, writing
 from bridge.study import Instance, InstanceState, Patient, StudyState
 
@@ -27,6 +27,7 @@ __all__ = ["Indexer"]
 
 GROUP = 200
 BAD_STUDY = "unreadable"
+_UNDER_WAY = {StudyState.RECEIVING, StudyState.WORKING}  # its closing will look at quarantine
 _REPLACES = {"new", "correction", "quarantine"}
 
 SamePixels = Callable[[Path, Path], bool | None]
@@ -217,8 +218,8 @@ class Indexer:
         number, words = study.generation, admission.reason
         arrivals.add_instance(connection, instance, study.id, number, state, words)
         self._tell(connection, study, admission.outcome, words, now, once=True)
-        current = arrivals.generation(connection, study.id, number)
-        if current is None or current.closed_at is not None:  # else its closing says so
+        arrivals.lock_study(connection, study.id)
+        if number == 0 or arrivals.study(connection, study.id).state not in _UNDER_WAY:
             arrivals.set_state(connection, study.id, StudyState.ATTENTION, words, now)
 
     def _hold(
@@ -298,7 +299,7 @@ class Indexer:
         self, connection: Connection, path: Path, fault: BadInstance, now: datetime
     ) -> None:
         metrics.INDEXED.labels("unreadable").inc()
-        arrivals.add_unreadable(
+        quarantine.add_unreadable(
             connection, path.stem, str(fault), path.stat().st_size, now
         )  # fmt: skip
 

@@ -27,6 +27,7 @@ import uvicorn
 
 from bridge import ambient, logs, metrics, pipeline
 from bridge.api.app import create_app
+from bridge.api.wire import AccessLine
 from bridge.engine import Engine
 from bridge.errors import RadsealError, Refused, WrongUse
 from bridge.front import Front
@@ -210,7 +211,7 @@ class Service:
 
     def _open_http(self) -> None:
         http = self._site.http
-        app = create_app(Front(self.rooms, self.healthy))
+        app = create_app(Front(self.rooms, self.healthy), log=_access)
         bound = socket.socket(socket.AF_INET6 if ":" in http.host else socket.AF_INET)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -232,6 +233,13 @@ class Service:
 def _speakable() -> tuple[type[Exception], ...]:
     """Which errors' texts are known to hold no patient data and may be kept with a step."""
     return (RadsealError, ReportError, ModelError, LedgerError)
+
+
+def _access(line: AccessLine) -> None:
+    logs.get().info(
+        "http", method=line.method, route_template=line.route, status=line.status,
+        seconds=round(line.ms / 1000, 4), role=line.role,
+    )  # fmt: skip
 
 
 def _same_pixels(held: Path, new: Path) -> bool | None:

@@ -284,8 +284,11 @@ def read(folder: Path) -> Site:
         raise SettingsError(f"{path} is not TOML: {error}") from None
     if "folder" in values:
         raise SettingsError(f"{path}: unknown key folder; remove it")
-    overridden = {k for k in os.environ if k.startswith("RADSEAL_") and k != "RADSEAL_SITE"}
-    if "RADSEAL_FOLDER" in overridden:
+    for name in sorted(os.environ):
+        table = name.removeprefix("RADSEAL_").partition("__")[0].lower()
+        if name.startswith("RADSEAL_") and "__" in name and table not in Site.model_fields:
+            raise SettingsError(f"{name}: site.toml has no table [{table}]; correct its spelling")
+    if "RADSEAL_FOLDER" in os.environ:
         raise SettingsError("RADSEAL_FOLDER is no setting; use RADSEAL_SITE")
     try:
         return Site(folder=folder, **values)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
@@ -22,6 +24,7 @@ from bridge.store.database import migrate, reading
 from bridge.store.people import People
 from ledger.errors import LedgerError
 from ledger.verify import read_vkeys, verify_log
+from models import sandbox
 
 __all__ = ["peer", "register", "token"]
 
@@ -154,6 +157,23 @@ def doctor(site_: SiteOption = None, json_: JsonOption = False) -> None:
     raise typer.Exit(0 if all(ok for _, ok, _ in checks) else 1)
 
 
+def _ports(settings: site.Site) -> Iterator[tuple[str, bool, str]]:
+    """Say whether the service answers on its ports, or could open them."""
+    listener, http = settings.listener, settings.http
+    for what, host, port in (("DICOM", listener.host, listener.port),
+                             ("HTTP", http.host, http.port)):  # fmt: skip
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, port))
+            except OSError as error:
+                served = error.errno == errno.EADDRINUSE
+                words = "in use: by our service, or choose another port" if served else str(error)
+                yield f"port {what} {port}", served, words
+            else:
+                yield f"port {what} {port}", True, "free; `radseal serve` opens it"
+
+
 def _checks(rooms: Rooms) -> Iterator[tuple[str, bool, str]]:
     settings = rooms.site
     free = shutil.disk_usage(settings.folder).free // 2**20
@@ -176,8 +196,12 @@ def _checks(rooms: Rooms) -> Iterator[tuple[str, bool, str]]:
         ", ".join(f"{m.id} {m.version}" for m in active)
         or ("no model is active: radseal model approve, then activate"),
     )
+    for row in active:
+        tested = sandbox.selftest(rooms.catalog.package(row.digest), sandbox.Limits())
+        yield f"self-test {row.id}", tested.passed, tested.text
     for name, one in _peers(settings):
         ok, words = dicom.echo(one)
         yield f"peer {name}", ok, words
+    yield from _ports(settings)
     if not settings.sources and settings.listener.accept == "listed":
         yield "sources", False, 'nobody may send: add [[sources]] or accept = "any"'

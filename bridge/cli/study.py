@@ -12,7 +12,8 @@ from bridge import acts
 from bridge.cli.opened import JsonOption, SiteOption, opened, print_json, print_table
 from bridge.errors import Refused
 from bridge.peers import dicom
-from bridge.store import arrivals, story
+from bridge.store import quarantine as rows_of
+from bridge.store import story
 from bridge.store.database import reading
 from bridge.study import StudyState, StudyStory
 
@@ -165,7 +166,7 @@ def send(
 def quarantine_list(site: SiteOption = None, json_: JsonOption = False) -> None:
     """List what is in quarantine or in conflict, and why."""
     with opened(site) as rooms, reading(rooms.database) as connection:
-        rows = arrivals.quarantined(connection)
+        rows = rows_of.counts(connection)
     if json_:
         print_json([
             {"study": r.study_instance_uid, "state": r.state, "reason": r.reason,

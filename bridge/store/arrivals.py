@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, func, select, update
+from sqlalchemy import Connection, Row, and_, select, update
 
 from bridge.store.database import insert_once
 from bridge.store.tables import artifacts, events, generations, instances, studies
@@ -20,7 +20,6 @@ __all__ = [
     "add_instance",
     "add_modality",
     "add_study",
-    "add_unreadable",
     "by_arrival",
     "change_study",
     "close_generation",
@@ -29,14 +28,13 @@ __all__ = [
     "held",
     "held_by_uid",
     "held_identities",
+    "held_row",
     "is_own",
     "keep_counts",
     "leaf_of",
     "lock_study",
     "open_generation",
     "own_series",
-    "quarantined",
-    "quarantined_instances",
     "seal_generation",
     "set_instance_state",
     "set_state",
@@ -175,19 +173,6 @@ def add_instance(
     })  # fmt: skip
 
 
-def add_unreadable(
-    connection: Connection, arrival: str, reason: str, size: int, at: datetime
-) -> bool:
-    """Keep that a file could not be read as an object of any study."""
-    return insert_once(connection, instances, {
-        "arrival": arrival, "study_id": None, "sop_instance_uid": "", "sop_class_uid": "",
-        "series_instance_uid": "", "transfer_syntax_uid": "", "issuer": "", "patient_id": "",
-        "dataset_sha256": "", "size": size, "calling_ae": "", "received_at": at,
-        "generation": 0, "state": InstanceState.QUARANTINED, "reason": reason,
-        "attributes": {},
-    })  # fmt: skip
-
-
 def add_modality(connection: Connection, study_id: str, modality: str) -> None:
     """Add a modality to those of the study."""
     row = connection.execute(select(studies.c.modalities).where(studies.c.id == study_id)).one()
@@ -196,7 +181,8 @@ def add_modality(connection: Connection, study_id: str, modality: str) -> None:
         change_study(connection, study_id, modalities=" ".join(sorted({*known, modality})))
 
 
-def _held(row: Row[Any]) -> HeldRow:
+def held_row(row: Row[Any]) -> HeldRow:
+    """Give an instance's row its types."""
     return HeldRow(
         row.arrival, row.study_id, row.sop_instance_uid, row.sop_class_uid,
         row.series_instance_uid, Patient(row.issuer, row.patient_id), row.dataset_sha256,
@@ -211,7 +197,7 @@ def held(connection: Connection, study_id: str) -> list[HeldRow]:
         .where(instances.c.study_id == study_id, instances.c.state == InstanceState.HELD)
         .order_by(instances.c.arrival)
     )
-    return [_held(row) for row in rows]
+    return [held_row(row) for row in rows]
 
 
 def own_series(connection: Connection, study_id: str) -> frozenset[str]:
@@ -234,7 +220,7 @@ def set_waiting_words(connection: Connection, study_id: str, words: str) -> None
 def by_arrival(connection: Connection, study_id: str) -> list[HeldRow]:
     """List every instance of a study, also those that a corrected copy replaced."""
     rows = connection.execute(select(instances).where(instances.c.study_id == study_id))
-    return [_held(row) for row in rows]
+    return [held_row(row) for row in rows]
 
 
 def leaf_of(connection: Connection, key: str) -> str:
@@ -264,7 +250,7 @@ def held_by_uid(connection: Connection, uids: Iterable[str]) -> dict[str, HeldRo
         )
         .order_by(instances.c.arrival)
     )
-    return {row.sop_instance_uid: _held(row) for row in rows}
+    return {row.sop_instance_uid: held_row(row) for row in rows}
 
 
 def was_indexed(connection: Connection, arrivals: Iterable[str]) -> set[str]:
@@ -294,33 +280,6 @@ def set_instance_state(
         .where(instances.c.arrival.in_(list(arrivals)))
         .values(state=state, reason=reason)
     )
-
-
-def quarantined(connection: Connection, study_id: str | None = None) -> list[Row[Any]]:
-    """List what is quarantined or in conflict: per study and reason, how many."""
-    query = (
-        select(
-            studies.c.id, studies.c.study_instance_uid, instances.c.reason, instances.c.state,
-            func.count().label("number"), func.max(instances.c.received_at).label("last"),
-        )
-        .select_from(instances.outerjoin(studies, studies.c.id == instances.c.study_id))
-        .where(instances.c.state.in_([InstanceState.QUARANTINED, InstanceState.CONFLICT]))
-        .group_by(studies.c.id, studies.c.study_instance_uid, instances.c.reason,
-                  instances.c.state)
-    )  # fmt: skip
-    if study_id is not None:
-        query = query.where(studies.c.id == study_id)
-    return list(connection.execute(query))
-
-
-def quarantined_instances(connection: Connection, study_id: str) -> list[HeldRow]:
-    """List a study's quarantined instances."""
-    rows = connection.execute(
-        select(instances).where(
-            instances.c.study_id == study_id, instances.c.state == InstanceState.QUARANTINED
-        )
-    )
-    return [_held(row) for row in rows]
 
 
 def open_generation(

@@ -58,13 +58,15 @@ def reading(engine: Engine) -> Iterator[Connection]:
 
 def insert_once(connection: Connection, table: Table, values: Mapping[str, Any]) -> bool:
     """Insert unless a unique key says that it was said before; returns whether it was new."""
-    if connection.dialect.name == "sqlite":
-        result = connection.execute(sqlite_insert(table).values(**values).on_conflict_do_nothing())
-    else:
-        result = connection.execute(
-            postgresql_insert(table).values(**values).on_conflict_do_nothing()
-        )
-    return result.rowcount == 1
+    insert = sqlite_insert if connection.dialect.name == "sqlite" else postgresql_insert
+    # Not by rowcount: SQLAlchemy does not keep it for an INSERT on every driver.
+    said = (
+        insert(table)
+        .values(**values)
+        .on_conflict_do_nothing()
+        .returning(*table.primary_key.columns)
+    )
+    return connection.execute(said).first() is not None
 
 
 def hold(connection: Connection, what: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, func, or_, select
 
-from bridge.store import arrivals, work
+from bridge.store import arrivals, quarantine, work
 from bridge.store.tables import (
     artifacts,
     deliveries,
@@ -119,7 +119,7 @@ def story(connection: Connection, study_id: str) -> StudyStory:
         line=_line(row, len(held)),
         series=tuple(_series(held, generation)),
         waiting="" if generation is None or generation.sealed_at else row.state_words,
-        quarantined=tuple((q.reason, q.number) for q in arrivals.quarantined(connection, study_id)),
+        quarantined=tuple((q.reason, q.number) for q in quarantine.counts(connection, study_id)),
         routes=tuple(_routes(connection, study_id)),
         lines=tuple(
             StoryLine(e.at, e.generation, e.stage, e.code, e.words, e.model_id, e.leaf)

@@ -272,9 +272,7 @@ def test_a_series_that_no_route_reads_is_not_missing():
 
 def test_series_of_our_own_results_are_not_compared():
     told = answers((1, {"s1": 10, "sr": 1}), (6, {"s1": 10, "sr": 1}), readable={"sr"})
-    own = arrivals(
-        askable=True, answers=told, readable=frozenset({"sr"}), own=frozenset({"sr"})
-    )
+    own = arrivals(askable=True, answers=told, readable=frozenset({"sr"}), own=frozenset({"sr"}))
     verdict = judge(own, RULES, at(6))
     assert verdict.study is not None
     assert verdict.study.expected == 10

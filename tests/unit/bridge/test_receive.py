@@ -230,6 +230,22 @@ def test_a_report_without_pixels_can_be_corrected(desk):
     assert desk.study(uid_of(report)).patient.patient_id == "A-7"
 
 
+def test_the_service_compares_pixels_in_a_child(tmp_path):
+    from bridge.service import _same_pixels
+
+    first, other = images(1)[0], images(1, seed=1)[0]
+    paths = [tmp_path / name for name in ("a", "b", "c", "d")]
+    for path, dataset in zip(
+        paths, [first, bench.changed(first, PatientID="A-7"), other], strict=False
+    ):
+        dataset.save_as(path, enforce_file_format=True)
+    paths[3].write_bytes(b"no DICOM")
+    a, b, c, d = paths
+    assert _same_pixels(a, b) is True
+    assert _same_pixels(a, c) is False
+    assert _same_pixels(a, d) is None
+
+
 # Identity.
 
 
