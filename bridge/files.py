@@ -65,7 +65,7 @@ class Files:
 
     def prepare(self) -> None:
         """Make the folders; unfinished parts of a listener that died are removed."""
-        for path in (self.inbox, self.parts, self.artifacts, self.work):
+        for path in (self.instances, self.inbox, self.parts, self.artifacts, self.work):
             path.mkdir(parents=True, exist_ok=True, mode=0o700)
         for part in self.parts.iterdir():
             part.unlink(missing_ok=True)

@@ -24,11 +24,14 @@ from bridge.store.work import RouteRow
 from bridge.study import RouteState
 from models import sandbox
 from models.errors import RunFailed
+from models.findings import Findings
+from models.package import Package
 
 __all__ = ["CARRIED", "SEALED", "chain_of", "permitted", "run", "run_id", "seal"]
 
 SEALED, CARRIED = "sealed", "carried"
 LIMITS = sandbox.Limits()
+_MASK = "mask.npz"  # models.tasks writes it, bridge.compose reads it
 
 
 def chain_of(rooms: Rooms, route: RouteRow) -> tuple[Chain, StudyRow, GenerationRow]:
@@ -141,7 +144,6 @@ def run(rooms: Rooms, route_id: str, attempt: int) -> str | None:
     """
     with reading(rooms.database) as connection:
         route = work.route(connection, route_id)
-        input_leaf = arrivals.leaf_of(connection, f"input/{route_id}")
     chain, study, _ = chain_of(rooms, route)
     identity, at = run_id(route_id, attempt), rooms.now()
     package = rooms.catalog.package(route.model_digest)
@@ -149,6 +151,59 @@ def run(rooms: Rooms, route_id: str, attempt: int) -> str | None:
         "model": route.model_digest, "run": identity, "attempt": attempt,
         "package": package.package_digest,
     }  # fmt: skip
+    started = _started(rooms, chain, route, identity, body)
+    if started is None:
+        return None
+    with writing(rooms.database) as connection:
+        work.start_run(connection, identity, route_id, attempt, at)
+        work.set_route(connection, route_id, RouteState.RUNNING, route.reason)
+        _tell(rooms, connection, route, identity, "inference.started",
+              f"{package.name} {package.version} started", started)  # fmt: skip
+        undecided = work.run_of(connection, identity).state == "running"
+    if undecided:
+        _execute(rooms, study, route, package, identity)
+    # A crash here: the row has decided. The leaf is made from it, the model is not asked again.
+    _say_ended(rooms, chain, route, identity, started)
+    return identity
+
+
+def _execute(
+    rooms: Rooms, study: StudyRow, route: RouteRow, package: Package, identity: str
+) -> None:
+    """Start the model over its input and write into the run's row how it ended."""
+    folder = rooms.files.run_folder(route.id)
+    (folder / _MASK).unlink(missing_ok=True)  # an earlier attempt's
+    try:
+        if route.input_digest is None:
+            code, _, words = route.reason.partition(": ")
+            raise RunFailed(code or "undecodable", words or "the pixels cannot be decoded")
+        outcome = sandbox.run(
+            package=package, roles=paths_of(rooms, study, route), work=folder, limits=LIMITS,
+            cached=folder / "pixels", warnings=tuple(route.warnings),
+        )  # fmt: skip
+    except RunFailed as error:
+        metrics.RUNS.labels(route.model_id, "failed").inc()
+        with writing(rooms.database) as connection:
+            work.finish_run(
+                connection, identity, "failed", rooms.now(), code=error.code, reason=error.text
+            )
+        return
+    metrics.RUNS.labels(route.model_id, "completed").inc()
+    metrics.RUN_SECONDS.labels(route.model_id).observe(outcome.seconds)
+    with writing(rooms.database) as connection:
+        work.finish_run(
+            connection, identity, "completed", rooms.now(), seconds=outcome.seconds,
+            peak_mb=outcome.peak_mb, findings=outcome.findings.to_json(),
+            runtime=dict(outcome.runtime),
+        )  # fmt: skip
+
+
+def _started(
+    rooms: Rooms, chain: Chain, route: RouteRow, identity: str, body: Mapping[str, Any]
+) -> str | None:
+    """Append inference.started on a permit that still holds; None where consent denies it."""
+    with reading(rooms.database) as connection:
+        input_leaf = arrivals.leaf_of(connection, f"input/{route.id}")
     started = None
     while started is None:
         answer = permit.ask(rooms, route, moment="inference", input_sealed=input_leaf)
@@ -160,31 +215,13 @@ def run(rooms: Rooms, route_id: str, attempt: int) -> str | None:
             ("model.activated", rooms.catalog.activated(route.model_digest)),
         ]  # fmt: skip
         started = permit.stand_on(
-            rooms, route_id, answer,
+            rooms, route.id, answer,
             functools.partial(
                 rooms.record.say, "inference.started", f"started/{identity}", body, chain=chain,
                 refs=refs,
             ),
         )  # fmt: skip
-    with writing(rooms.database) as connection:
-        work.start_run(connection, identity, route_id, attempt, at)
-        work.set_route(connection, route_id, RouteState.RUNNING, route.reason)
-        _tell(rooms, connection, route, identity, "inference.started",
-              f"{package.name} {package.version} started", started)  # fmt: skip
-    try:
-        if route.input_digest is None:
-            code, _, words = route.reason.partition(": ")
-            raise RunFailed(code or "undecodable", words or "the pixels cannot be decoded")
-        folder = rooms.files.run_folder(route_id)
-        outcome = sandbox.run(
-            package=package, roles=paths_of(rooms, study, route), work=folder, limits=LIMITS,
-            cached=folder / "pixels", warnings=tuple(route.warnings),
-        )  # fmt: skip
-    except RunFailed as error:
-        _failed(rooms, chain, route, identity, started, error)
-        return identity
-    _completed(rooms, chain, route, identity, started, outcome)
-    return identity
+    return started
 
 
 def permitted(rooms: Rooms, route_id: str) -> bool:
@@ -212,53 +249,29 @@ def _deny(rooms: Rooms, chain: Chain, route: RouteRow, identity: str, words: str
         work.set_route(connection, route.id, RouteState.DENIED, words)
 
 
-def _completed(
-    rooms: Rooms,
-    chain: Chain,
-    route: RouteRow,
-    identity: str,
-    started: str,
-    outcome: sandbox.Outcome,
-) -> None:
-    findings = outcome.findings.to_json()
+def _say_ended(rooms: Rooms, chain: Chain, route: RouteRow, identity: str, started: str) -> None:
+    """Append inference.completed or failed, as the run's row says."""
+    with reading(rooms.database) as connection:
+        row = work.run_of(connection, identity)
+    code = f"inference.{row.state}"
+    body: dict[str, Any] = {"model": route.model_digest, "run": identity}
+    if row.state == "failed":
+        body["reason"] = row.code
+        words = f"failed ({row.code}): {row.reason}"
+    else:
+        mask = rooms.files.run_folder(route.id) / _MASK
+        digest = _output_digest(row.findings, mask if mask.exists() else None)
+        body |= {
+            "milliseconds": round(row.seconds * 1000), "peak_mb": round(row.peak_mb),
+            "runtime": _facts(row.runtime),
+            "output": rooms.record.text(rooms.record.keyed(chain, "output", digest)),
+        }  # fmt: skip
+        words = f"completed in {row.seconds:.1f} s: {Findings.from_json(row.findings).statement}"
     leaf = rooms.record.say(
-        "inference.completed", f"ended/{identity}",
-        {
-            "model": route.model_digest, "run": identity,
-            "milliseconds": round(outcome.seconds * 1000), "peak_mb": round(outcome.peak_mb),
-            "runtime": _facts(outcome.runtime),
-            "output": rooms.record.text(
-                rooms.record.keyed(chain, "output", _output_digest(findings, outcome.mask_path))
-            ),
-        },
-        chain=chain, refs=[("inference.started", started)],
-    )  # fmt: skip
-    metrics.RUNS.labels(route.model_id, "completed").inc()
-    metrics.RUN_SECONDS.labels(route.model_id).observe(outcome.seconds)
+        code, f"ended/{identity}", body, chain=chain, refs=[("inference.started", started)]
+    )
     with writing(rooms.database) as connection:
-        work.finish_run(
-            connection, identity, "completed", rooms.now(), seconds=outcome.seconds,
-            peak_mb=outcome.peak_mb, findings=findings, runtime=dict(outcome.runtime),
-        )  # fmt: skip
-        words = f"completed in {outcome.seconds:.1f} s: {outcome.findings.statement}"
-        _tell(rooms, connection, route, identity, "inference.completed", words, leaf)
-
-
-def _failed(
-    rooms: Rooms, chain: Chain, route: RouteRow, identity: str, started: str, error: RunFailed
-) -> None:
-    leaf = rooms.record.say(
-        "inference.failed", f"ended/{identity}",
-        {"model": route.model_digest, "run": identity, "reason": error.code},
-        chain=chain, refs=[("inference.started", started)],
-    )  # fmt: skip
-    metrics.RUNS.labels(route.model_id, "failed").inc()
-    words = f"failed ({error.code}): {error.text}"
-    with writing(rooms.database) as connection:
-        work.finish_run(
-            connection, identity, "failed", rooms.now(), code=error.code, reason=error.text
-        )
-        _tell(rooms, connection, route, identity, "inference.failed", words, leaf)
+        _tell(rooms, connection, route, identity, code, words, leaf)
 
 
 def _tell(

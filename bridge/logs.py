@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import logging
 import sys
+import warnings
 from collections.abc import Mapping, MutableMapping
+from pathlib import Path
 from typing import Any, TextIO
 
 import structlog
@@ -45,8 +47,22 @@ def setup(stream: TextIO | None = None, level: int = logging.INFO) -> None:
         logger_factory=structlog.PrintLoggerFactory(stream or sys.stderr),
         cache_logger_on_first_use=False,
     )
+    warnings.showwarning = _warned
     for name in ("pydicom", "pynetdicom", "highdicom", "uvicorn", "sqlalchemy", "alembic"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+def _warned(
+    message: Warning | str,  # noqa: ARG001 - a library's text may quote the value it dislikes
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,  # noqa: ARG001 - Python's signature
+    line: str | None = None,  # noqa: ARG001
+) -> None:
+    """Log a library's warning by its kind and place, without its words."""
+    where = f"{Path(filename).name}:{lineno}"
+    get().warning("library.warned", code=category.__name__, where=where)
 
 
 def get() -> Any:

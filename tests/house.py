@@ -64,9 +64,8 @@ class House:
             env={**_ENVIRONMENT, "RADSEAL_SITE": str(self.folder)},
         )
         if code is not None and done.returncode != code:
-            raise AssertionError(
-                f"{words} ended with {done.returncode}: {done.stdout}{done.stderr}"
-            )
+            last = done.stdout + done.stderr
+            raise AssertionError(f"{words} ended with {done.returncode}: {last}")
         return done
 
     def why(self, uid: str) -> dict[str, Any]:

@@ -65,10 +65,8 @@ def pixelmed_errors(path: Path) -> list[str]:
         *("com.pixelmed.validate.DicomSRValidator", path),
     )
     wrong = [line for line in said.splitlines() if line.startswith("Error")]
-    for line in ("Found Root Template TID_1500", "Root Template Validation Complete"):
-        if line not in said:
-            wrong.append(f"never said: {line}")
-    return wrong
+    through = ("Found Root Template TID_1500", "Root Template Validation Complete")
+    return wrong + [f"never said: {line}" for line in through if line not in said]
 
 
 def tid1500(path: Path, folder: Path) -> list[dict[str, Any]]:

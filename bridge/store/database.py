@@ -19,10 +19,15 @@ _BUSY_MS = 30_000
 
 
 def open_engine(url: str) -> Engine:
-    """Open the database at `url`; on SQLite every connection is in WAL mode and fsyncs commits."""
+    """Open the database at `url`; on SQLite every connection is in WAL mode and fsyncs commits.
+
+    The texts of its errors hold no parameters: those are patients' names.
+    """
     if not url.startswith("sqlite"):
-        return create_engine(url, pool_pre_ping=True, pool_size=5, max_overflow=10)
-    engine = create_engine(url, connect_args={"timeout": _BUSY_MS / 1000})
+        return create_engine(
+            url, pool_pre_ping=True, pool_size=5, max_overflow=10, hide_parameters=True
+        )
+    engine = create_engine(url, connect_args={"timeout": _BUSY_MS / 1000}, hide_parameters=True)
 
     @event.listens_for(engine, "connect")
     def _pragmas(connection: Any, _record: Any) -> None:

@@ -25,7 +25,7 @@ SYSTEM = "urn:oid:1.2.3.4"
 
 
 @pytest.fixture(scope="module")
-def hospital(shared, tmp_path_factory):
+def hospital(shared):
     """A site with ct-lung-air between a modality and an Orthanc that can be asked."""
     ports = servers.free_port(), servers.free_port()
     packages = shared / "models" / "packages"
@@ -288,7 +288,7 @@ def test_a_discarded_second_patient_is_not_read(hospital, chest):
     assert len(_results(pacs, uid)) == 3
 
 
-def test_a_corrected_patient_id_is_not_run_again_and_not_lost(hospital, chest, tmp_path):
+def test_a_corrected_patient_id_is_not_run_again_and_not_lost(hospital, chest):
     site, pacs = hospital.site, hospital.pacs
     files = chest("images", PatientID="WRONG-1", PatientName="Wrong^Name")
     uid = house.study_of(files[0])

@@ -74,7 +74,8 @@ def test_the_segmentation_lies_on_the_source_geometry(head):
     assert segmentation.FrameOfReferenceUID == first.FrameOfReferenceUID
     assert (segmentation.Rows, segmentation.Columns) == (first.Rows, first.Columns)
     (common,) = segmentation.SharedFunctionalGroupsSequence
-    assert common.PixelMeasuresSequence[0].PixelSpacing == first.PixelSpacing
+    spacing = common.PixelMeasuresSequence[0].PixelSpacing
+    assert np.allclose(spacing, first.PixelSpacing, rtol=1e-9)
     orientation = common.PlaneOrientationSequence[0].ImageOrientationPatient
     assert np.allclose(orientation, first.ImageOrientationPatient, atol=1e-6)
     for frame in segmentation.PerFrameFunctionalGroupsSequence:

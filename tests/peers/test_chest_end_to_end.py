@@ -82,7 +82,7 @@ WAYS = pytest.mark.parametrize("way", ["one", "two"])
 
 
 @WAYS
-def test_exactly_one_run_on_the_soft_kernel(delivered, shared, way):
+def test_exactly_one_run_on_the_soft_kernel(delivered, way):
     _, _, _, told = delivered
     story = told[way]
     assert story["line"]["state"] == "delivered"
@@ -133,8 +133,8 @@ def test_others_read_the_same_numbers_and_voxels(delivered, way, tmp_path):
 
 
 @WAYS
-def test_every_source_is_an_image_of_the_soft_kernel(delivered, shared, way, tmp_path):
-    site, pacs, studies, _ = delivered
+def test_every_source_is_an_image_of_the_soft_kernel(delivered, way, tmp_path):
+    _, pacs, studies, _ = delivered
     objects = _objects(pacs, studies[way], tmp_path)
     report = pydicom.dcmread(objects["sr"])
     series = {

@@ -136,8 +136,8 @@ def test_looking_again_when_told_is_never_too_late(facts, rule, now):
         assert judge(replace(facts, askable=False), rule, early).series == verdict.series
 
 
-@given(st.lists(st.tuples(seconds, counts), min_size=1, max_size=8), seconds, st.integers(0, 10))
-def test_kept_answers_settle_exactly_when_two_agree_since_the_last_image(told, last, settle):
+@given(st.lists(st.tuples(seconds, counts), min_size=1, max_size=8), seconds)
+def test_kept_answers_settle_exactly_when_two_agree_since_the_last_image(told, last):
     answers: list[Answer] = []
     asked = [Answer(at(m), series) for m, series in sorted(told, key=lambda t: t[0])]
     for one in asked:
