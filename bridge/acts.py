@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import sqlalchemy
 
+from bridge.close import finish
 from bridge.errors import NotFound, Refused
-from bridge.infer import run_id
 from bridge.rooms import Rooms
 from bridge.store import arrivals, quarantine, story, work
 from bridge.store.arrivals import StudyRow
@@ -47,8 +47,10 @@ def retry(rooms: Rooms, uid: str) -> str:
     """Try again what failed, was refused or denied; raises Refused when nothing was."""
     study = find(rooms, uid)
     at = rooms.now()
-    again = 0
+    stamp = f"{at:%Y%m%dT%H%M%S%f}"  # an id that was used starts nothing a second time
     stuck = {d.workflow_id for d in rooms.work.dead()}
+    followed = [w for w in stuck if w.startswith(f"study/{study.id}/")]
+    again = sum(rooms.work.retry(workflow_id) for workflow_id in followed)
     with writing(rooms.database) as connection:
         dead = [
             d
@@ -61,10 +63,9 @@ def retry(rooms: Rooms, uid: str) -> str:
                 DeliveryState.WAITING, "waits to be sent again", at,
             )  # fmt: skip
         for run, destination in sorted({(d.run_id, d.destination) for d in dead}):
-            tries = max(d.attempts for d in dead if (d.run_id, d.destination) == (run, destination))
             again += 1
             rooms.work.enqueue_in(
-                connection, "deliver", "deliver", f"deliver/{run}/{destination}/{tries + 1}",
+                connection, "deliver", "deliver", f"deliver/{run}/{destination}/{stamp}",
                 run, destination, partition=destination,
             )  # fmt: skip
         for route in work.routes_of(connection, study.id, study.generation):
@@ -75,13 +76,9 @@ def retry(rooms: Rooms, uid: str) -> str:
             again += 1
             work.set_route(connection, route.id, RouteState.WAITING, "tried again")
             rooms.work.enqueue_in(
-                connection,
-                "route",
-                "route",
-                f"route/{route.id}/{attempt}/{at:%Y%m%dT%H%M%S%f}",
-                route.id,
+                connection, "route", "route", f"route/{route.id}/{attempt}/{stamp}", route.id,
                 attempt,
-            )
+            )  # fmt: skip
         if not again:
             raise Refused("nothing of this study failed; see `radseal why`")
         arrivals.set_state(connection, study.id, StudyState.WORKING, "tried again", at)
@@ -110,7 +107,8 @@ def cancel(rooms: Rooms, uid: str) -> str:
         _tell(connection, rooms, study, "cancelled", "cancelled by a person")
     for route in routes:
         rooms.work.cancel(f"route/{route.id}/1")
-        rooms.files.drop_run_folder(run_id(route.id, 1))
+    for generation in {route.generation for route in routes}:
+        finish(rooms, study.id, generation)  # the cancelled workflows no longer can
     return f"{len(routes)} routes and {len(waiting)} deliveries cancelled"
 
 

@@ -68,9 +68,11 @@ class Catalog:
                 yield row, f"it cannot be used: {error}"
 
     def activated(self, digest: str) -> str:
-        """Give the leaf that put a model into routing."""
+        """Give the leaf that put a model into routing; raises Refused once it is retired."""
         with reading(self._database) as connection:
             row = next(iter(catalog.find_models(connection, digest)), None)
+        if row is not None and row.state == registry.State.RETIRED:
+            raise Refused("the model was retired before it could run on this study")
         leaf = None if row is None else row.leaf_of("activated")
         if leaf is None:
             raise NotFound("this model was never activated")

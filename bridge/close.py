@@ -111,8 +111,12 @@ def _outcome(
     if RouteState.FAILED in states:
         reason = next(r.reason for r in routes if r.state is RouteState.FAILED)
         return StudyState.FAILED, reason
+    if RouteState.CANCELLED in states:
+        return StudyState.FAILED, "cancelled by a person"
     if DeliveryState.STORED in sent:
         return StudyState.DELIVERED, "results stored at their destinations"
+    if sent and all(one is DeliveryState.CANCELLED for one in sent):
+        return StudyState.FAILED, "cancelled by a person"
     if DeliveryState.HELD in sent or all(s is RouteState.DENIED for s in states):
         return StudyState.DENIED, next((r.reason for r in routes if r.reason), "consent denies it")
     if RouteState.CARRIED in states:

@@ -23,7 +23,7 @@ from bridge import vault as keys
 from bridge.header import dataset_of
 from bridge.infer import chain_of, paths_of
 from bridge.record import Chain
-from bridge.report import check, content, seg, sr, summary
+from bridge.report import check, content, fallback, seg, sr, summary
 from bridge.report.errors import ReportError
 from bridge.report.identity import (
     ARTIFICIAL_INTELLIGENCE,
@@ -41,9 +41,19 @@ from bridge.study import ArtifactKind
 from models.findings import Findings
 from models.package import Package, read_code
 
-__all__ = ["compose"]
+__all__ = ["compose", "compose_fallback"]
 
-_SERIES_NUMBER = {ArtifactKind.SEG: 9910, ArtifactKind.SR: 9920, ArtifactKind.SUMMARY: 9930}
+_SERIES_NUMBER = {
+    ArtifactKind.SEG: 9910,
+    ArtifactKind.SR: 9920,
+    ArtifactKind.SUMMARY: 9930,
+    ArtifactKind.SR_COMPREHENSIVE: 9940,
+    ArtifactKind.SR_ENHANCED: 9950,
+}
+_OLDER = {
+    ArtifactKind.SR: ArtifactKind.SR_COMPREHENSIVE,
+    ArtifactKind.SR_COMPREHENSIVE: ArtifactKind.SR_ENHANCED,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,15 +70,7 @@ class _Job:
 
 def compose(rooms: Rooms, run_id: str) -> str:
     """Compose a run's objects and their leaves, the SEG before the SR; returns the run's id."""
-    with reading(rooms.database) as connection:
-        run = work.run_of(connection, run_id)
-        route = work.route(connection, run.route_id)
-    chain, study, _ = chain_of(rooms, route)
-    findings = Findings.from_json(run.findings) if run.findings else None
-    package = rooms.catalog.package(route.model_digest)
-    job = _Job(
-        rooms, chain, study, route, package, run, _sources(rooms, study, route, findings), findings
-    )
+    job = _job(rooms, run_id)
     leaves: list[str] = []
     made: Dataset | None = None
     for kind in _kinds(job):
@@ -77,6 +79,30 @@ def compose(rooms: Rooms, run_id: str) -> str:
         if kind is ArtifactKind.SEG:
             made = dcmread(BytesIO(data))
     return run_id
+
+
+def compose_fallback(rooms: Rooms, run_id: str, refused: ArtifactKind) -> ArtifactRow | None:
+    """Compose the report in the next older SR class; None where there is none.
+
+    An artifact of its own: its UIDs, its bytes, its leaf, before anything of it is sent.
+    """
+    if refused not in _OLDER:
+        return None
+    job = _job(rooms, run_id)
+    data, row = _object(job, _OLDER[refused], None)
+    _record(job, _OLDER[refused], row, data, [], uses_seg=False)
+    return row
+
+
+def _job(rooms: Rooms, run_id: str) -> _Job:
+    with reading(rooms.database) as connection:
+        run = work.run_of(connection, run_id)
+        route = work.route(connection, run.route_id)
+    chain, study, _ = chain_of(rooms, route)
+    findings = Findings.from_json(run.findings) if run.findings else None
+    package = rooms.catalog.package(route.model_digest)
+    sources = _sources(rooms, study, route, findings)
+    return _Job(rooms, chain, study, route, package, run, sources, findings)
 
 
 def _kinds(job: _Job) -> list[ArtifactKind]:
@@ -146,6 +172,8 @@ def _is_partial(job: _Job) -> str | None:
 def _build(job: _Job, kind: ArtifactKind, naming: Naming, seg_made: Dataset | None) -> Dataset:
     model, gateway = _model(job.package), job.rooms.gateway
     findings = job.findings
+    if kind in _OLDER.values():
+        return _recast(job, kind, naming)
     if findings is None:
         return sr.compose_failure(job.run.reason, job.sources, model, gateway, naming)
     folder = job.rooms.files.run_folder(job.route.id)
@@ -168,6 +196,18 @@ def _build(job: _Job, kind: ArtifactKind, naming: Naming, seg_made: Dataset | No
     if faults:
         raise ReportError(f"the {kind} does not pass our own check: {faults[0]}")
     return made
+
+
+def _recast(job: _Job, kind: ArtifactKind, naming: Naming) -> Dataset:
+    """Make the same report in an older class, from the stored bytes of the one there is."""
+    with reading(job.rooms.database) as connection:
+        known = work.artifacts_of_run(connection, job.run.id)
+    report = next(a for a in known if a.kind is ArtifactKind.SR)
+    stored = job.rooms.files.artifact(job.study.id, report.sop_instance_uid)
+    return fallback.recast(
+        dcmread(stored), kind, sop_instance_uid=naming.sop_instance_uid,
+        series_instance_uid=naming.series_instance_uid, series_number=naming.series_number,
+    )  # fmt: skip
 
 
 def _array(path: Path, name: str) -> NDArray[Any]:
@@ -248,6 +288,9 @@ def _record(
         if earlier:
             before = f"composed/{earlier[-1].run_id}/{kind}"
             refs.append(("previous", arrivals.leaf_of(connection, before)))
+        if kind in _OLDER.values():
+            report = arrivals.leaf_of(connection, f"composed/{run_id}/{ArtifactKind.SR}")
+            refs.append(("result.composed", report))
     if kind is ArtifactKind.SR and uses_seg:
         refs.append(("result.composed", leaves[0]))
     leaf = rooms.record.say(

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from sqlalchemy import Connection
 
 from bridge import metrics
+from bridge.compose import compose_fallback
 from bridge.infer import chain_of
 from bridge.peers import dicom
 from bridge.permit import Answer, ask, stand_on
@@ -23,7 +24,7 @@ from bridge.store.database import reading, writing
 from bridge.store.work import ArtifactRow, RouteRow
 from bridge.study import DeliveryState, RouteState
 
-__all__ = ["DONE", "backoff", "open_deliveries", "send"]
+__all__ = ["DONE", "backoff", "give_up", "open_deliveries", "send"]
 
 DONE = -1.0
 SOON = 0.05
@@ -103,6 +104,11 @@ def send(rooms: Rooms, run_id: str, name: str, attempt: int) -> float:
     if not answer.permitted:
         _settle(rooms, route, batch, name, DeliveryState.HELD, answer.words)
         return DONE
+    with reading(rooms.database) as connection:
+        composed = [
+            arrivals.leaf_of(connection, f"composed/{run_id}/{artifact.kind}") for artifact in batch
+        ]
+    rooms.record.wait_covered(composed, COVERED_WITHIN)
     if not all(_say_started(rooms, chain, route, artifact, name, answer) for artifact in batch):
         return SOON  # consent changed between the question and the leaf: ask again
     peer = dicom.Peer(
@@ -113,13 +119,52 @@ def send(rooms: Rooms, run_id: str, name: str, attempt: int) -> float:
         (a.sop_instance_uid, rooms.files.artifact(study.id, a.sop_instance_uid)) for a in batch
     ]
     sent = dicom.store(peer, files)
-    again = False
+    again, soon = False, False
     for artifact in batch:
         outcome = sent[artifact.sop_instance_uid]
         metrics.DELIVERIES.labels(name, outcome.outcome).inc()
         again |= outcome.outcome == "transient"
-        _settle_one(rooms, chain, route, artifact, name, outcome, attempt)
-    return backoff(attempt) if again else DONE
+        if outcome.not_taken and _fall_back(rooms, route, artifact, name):
+            soon = True
+        else:
+            _settle_one(rooms, chain, route, artifact, name, outcome, attempt)
+    return SOON if soon else backoff(attempt) if again else DONE
+
+
+def _fall_back(rooms: Rooms, route: RouteRow, artifact: ArtifactRow, name: str) -> bool:
+    """Put the next older SR class in the place of one that the peer does not take."""
+    older = compose_fallback(rooms, artifact.run_id, artifact.kind)
+    if older is None:
+        return False
+    words = f"{name} does not take this SR class; {older.kind} takes its place"
+    with writing(rooms.database) as connection:
+        work.set_delivery(
+            connection, artifact.sop_instance_uid, name, DeliveryState.CANCELLED, words,
+            rooms.now(), tried=True,
+        )  # fmt: skip
+        work.add_delivery(connection, older, name, rooms.now())
+        arrivals.tell(
+            connection, key=f"fallback/{artifact.run_id}/{artifact.kind}/{name}",
+            study_id=route.study_id, generation_number=route.generation, at=rooms.now(),
+            stage="deliver", code="fallback", words=words, model_id=route.model_id,
+        )  # fmt: skip
+    return True
+
+
+def give_up(rooms: Rooms, run_id: str, name: str, why: str) -> None:
+    """Make a dead letter of what could not even be tried (a fault of ours); `retry` sends it."""
+    with reading(rooms.database) as connection:
+        route = work.route(connection, work.run_of(connection, run_id).route_id)
+        waiting = {
+            d.sop_instance_uid
+            for d in work.deliveries_of(connection, run_id=run_id, destination=name)
+            if d.state is DeliveryState.WAITING
+        }
+        batch = [
+            a for a in work.artifacts_of_run(connection, run_id) if a.sop_instance_uid in waiting
+        ]
+    if batch:
+        _settle(rooms, route, batch, name, DeliveryState.DEAD, f"it could not be sent: {why}")
 
 
 def _settle(

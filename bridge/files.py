@@ -64,9 +64,12 @@ class Files:
         self._watermark_mb = watermark_mb
 
     def prepare(self) -> None:
-        """Make the folders; unfinished parts of a listener that died are removed."""
+        """Make the folders."""
         for path in (self.instances, self.inbox, self.parts, self.artifacts, self.work):
             path.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    def clear_parts(self) -> None:
+        """Remove what a listener that died left unfinished; only while none listens."""
         for part in self.parts.iterdir():
             part.unlink(missing_ok=True)
 
@@ -99,13 +102,13 @@ class Files:
         touched: set[Path] = set()
         for path, study_instance_uid in arrivals:
             target = self.instance(study_instance_uid, path.stem)
+            touched.add(target.parent)  # also where a pass that crashed has linked it before
             if target.exists():
                 continue
             if not target.parent.exists():
                 target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
                 touched.update((target.parent.parent, self.instances))
             os.link(path, target)
-            touched.add(target.parent)
         for folder in touched:
             fsync_folder(folder)
 

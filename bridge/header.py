@@ -5,6 +5,7 @@ Pixels are never touched here; they are decoded in a child process (models.sandb
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 import struct
@@ -19,7 +20,7 @@ from pydicom import Dataset, config, dcmread
 from pydicom.datadict import tag_for_keyword
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.multival import MultiValue
-from pydicom.tag import Tag
+from pydicom.tag import BaseTag, Tag
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from bridge.errors import BadInstance
@@ -90,7 +91,7 @@ def dataset_of(path: Path, keywords: Sequence[str] | None = None) -> Dataset:
 
     `keywords` limits it to these attributes, which is much quicker.
     """
-    tags = None if keywords is None else [Tag(t) for k in keywords if (t := tag_for_keyword(k))]
+    tags = None if keywords is None else [tag for k in keywords if (tag := _tag(k)) is not None]
     try:
         start = _start_of_dataset(path)
         with path.open("rb") as file:
@@ -124,12 +125,21 @@ def _json(value: Any) -> Any:
     return str(value)[:_TEXT_LIMIT]
 
 
+@functools.cache
+def _tag(keyword: str) -> BaseTag | None:
+    number = tag_for_keyword(keyword)
+    return None if number is None else Tag(number)
+
+
 def read_header(dataset: Dataset, keywords: Sequence[str]) -> dict[str, Any]:
-    """Give the JSON values of these attributes; what cannot be read is left out."""
+    """Give the JSON values of these attributes; what is absent or cannot be read is left out."""
     values: dict[str, Any] = {}
     for keyword in keywords:
+        tag = _tag(keyword)
+        if tag is None or tag not in dataset:
+            continue
         try:
-            value = dataset.get(keyword)
+            value = dataset[tag].value
             if value is not None and not isinstance(value, bytes):
                 values[keyword] = _json(value)
         except _UNREADABLE:
@@ -138,8 +148,9 @@ def read_header(dataset: Dataset, keywords: Sequence[str]) -> dict[str, Any]:
 
 
 def _text(dataset: Dataset, keyword: str) -> str:
+    tag = _tag(keyword)
     try:
-        value = dataset.get(keyword)
+        value = dataset[tag].value if tag is not None and tag in dataset else None
     except _UNREADABLE:
         return ""
     return "" if value is None else str(value).replace("\0", "").strip()[:_TEXT_LIMIT]

@@ -8,7 +8,8 @@ again is a new leaf only when answer or basis changed (design §4.5).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import date
 from typing import Any
 
 from bridge import metrics
@@ -56,19 +57,22 @@ def ask(rooms: Rooms, route: RouteRow, *, moment: str, input_sealed: str) -> Ans
         decision, used = _strictest(rooms, study, request)
         documents = [row.leaf or "" for row in used]
         body = _body(rooms, decision, documents, request, chain, moment)
+        # A document of another subject (a second patient's, a corrected identity's) is named in
+        # the body: a reference stays within its chain (trace rule R0).
         refs = [
             ("input.sealed", input_sealed),
-            *(("consent.granted", document) for document in documents if document),
+            *(
+                ("consent.granted", row.leaf)
+                for row in used
+                if row.leaf and row.subject_ref == generation.subject_ref
+            ),
         ]
         with writing(rooms.database) as connection:
             hold(connection, CONSENT)
             if catalog.any_withdrawn(connection, documents):
                 continue  # a withdrawal came between reading and saying: ask again
             last = work.last_decision(connection, route.id)
-            told = (decision.decision, decision.basis, decision.reason, documents)
-            if last is not None and told == (
-                last.decision, last.basis, last.reason, last.documents,
-            ):  # fmt: skip
+            if last is not None and _stands(rooms, last, decision, documents):
                 return Answer(decision.decision == "permit", decision.words, last.leaf)
             number = 0 if last is None else last.number + 1
             leaf = rooms.record.say(
@@ -86,6 +90,15 @@ def ask(rooms: Rooms, route: RouteRow, *, moment: str, input_sealed: str) -> Ans
             )  # fmt: skip
         metrics.CONSENT.labels(decision.decision, decision.basis).inc()
         return Answer(decision.decision == "permit", decision.words, leaf)
+
+
+def _stands(rooms: Rooms, last: Any, decision: Decision, documents: Sequence[str]) -> bool:
+    """Whether the last answer says the same, on the same grounds, for as long."""
+    told = (last.decision, last.basis, last.reason, last.documents)
+    if told != (decision.decision, decision.basis, decision.reason, documents):
+        return False
+    until = rooms.record.body(last.leaf).get("valid_until")
+    return bool(until == decision.valid_until)
 
 
 def stand_on(rooms: Rooms, route_id: str, answer: Answer, say: Callable[[], str]) -> str | None:
@@ -107,24 +120,39 @@ def stand_on(rooms: Rooms, route_id: str, answer: Answer, say: Callable[[], str]
 def _request(rooms: Rooms, study: StudyRow, route: RouteRow, moment: str) -> Request:
     """Say who asks for what: the model and its vendor, for the site's purpose, these images."""
     package = rooms.catalog.package(route.model_digest)
-    date = study.study_date
     action = "use" if moment == "inference" else "disclose"
     return Request(
         purpose=act_reason(rooms.site.consent.purpose),
         actors=frozenset({f"Device/{package.id}", f"Organization/{package.vendor}"}),
         at=rooms.now(),
-        time=f"{date[:4]}-{date[4:6]}-{date[6:]}" if len(date) == 8 and date.isdigit() else None,
+        time=_day(study.study_date),
         classes=frozenset({Coding(_RESOURCE_TYPES, "ImagingStudy")}),
         actions=frozenset({Coding(_ACTIONS, action)}),
     )
 
 
+def _day(study_date: str) -> str | None:
+    """Give (0008,0020) as FHIR writes a day; None where it is none."""
+    try:
+        return date.fromisoformat(study_date).isoformat()
+    except ValueError:
+        return None
+
+
 def _strictest(
     rooms: Rooms, study: StudyRow, request: Request
 ) -> tuple[Decision, list[ConsentRow]]:
-    """Ask for each identity that holds for the study; a denial of any holds for all."""
+    """Ask for each identity that holds for the study; a denial of any holds for all.
+
+    A permit of all holds until the first of them may end.
+    """
     answers = [_of_patient(rooms, study, patient, request) for patient in study.identities]
-    return next((a for a in answers if a[0].decision != "permit"), answers[0])
+    denial = next((a for a in answers if a[0].decision != "permit"), None)
+    if denial is not None:
+        return denial
+    ends = [decision.valid_until for decision, _ in answers if decision.valid_until]
+    decision, used = answers[0]
+    return replace(decision, valid_until=min(ends, default=None)), used
 
 
 def _of_patient(

@@ -11,34 +11,41 @@ another, no destination for another.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from typing import Any
+
 from bridge import close, compose, deliver, follow, infer
 from bridge.engine import Engine, StepFailed
+from bridge.errors import StorageFull
 from bridge.rooms import Rooms
 from bridge.store import arrivals, work
-from bridge.store.database import reading, writing
+from bridge.store.database import away, reading, writing
 from bridge.study import RouteState
+from ledger.errors import LostRace, NotCovered, StorageFailed
 
 __all__ = ["QUEUES", "declare"]
 
 QUEUES = {"study": 64, "route": 2, "deliver": 2}
+PATIENCE = 200  # tries, soon five minutes apart: a full disk or an absent database may last a night
 POLL = 0.3  # seconds; each queue's polling costs about a percent of a core when idle
+
+Step = Callable[[str], Callable[[Callable[..., Any]], Callable[..., Any]]]
 
 
 def declare(engine: Engine, rooms: Rooms) -> None:
     """Declare the three workflows on an engine that is not launched yet."""
     for name, width in QUEUES.items():
         engine.queue(name, width, partitioned=name == "deliver", poll=POLL)  # by destination
+    step = functools.partial(engine.step, attempts=PATIENCE, retry_on=_passes)
+    _study(engine, rooms, step)
+    _route(engine, rooms, step)
+    _deliver(engine, rooms, step)
 
-    look = engine.step("look", attempts=20, interval=0.5)(lambda s, g: follow.look(rooms, s, g))
-    seal = engine.step("seal", attempts=5)(lambda r: infer.seal(rooms, r))
-    consent = engine.step("consent", attempts=20)(lambda r: infer.permitted(rooms, r))
-    run = engine.step("infer", attempts=3)(lambda r, n: infer.run(rooms, r, n))
-    report = engine.step("report", attempts=3)(lambda r: compose.compose(rooms, r))
-    record = engine.step("record", attempts=20)(lambda r: deliver.open_deliveries(rooms, r))
-    send = engine.step("send", attempts=5)(lambda r, d, n: deliver.send(rooms, r, d, n))
-    finish = engine.step("finish", attempts=20)(lambda s, g: close.finish(rooms, s, g))
-    lost = engine.step("lost", attempts=20)(lambda r, why: _lost(rooms, r, why))
-    place = engine.step("place")(lambda r: _place(rooms, r))
+
+def _study(engine: Engine, rooms: Rooms, step: Step) -> None:
+    look = step("look")(lambda s, g: follow.look(rooms, s, g))
+    finish = step("finish")(lambda s, g: close.finish(rooms, s, g))
 
     @engine.workflow("study")
     def study(study_id: str, generation: int) -> None:
@@ -46,6 +53,17 @@ def declare(engine: Engine, rooms: Rooms) -> None:
         while (seconds := look(study_id, generation)) > 0:
             engine.wait(seconds)
         finish(study_id, generation)
+
+
+def _route(engine: Engine, rooms: Rooms, step: Step) -> None:
+    place = step("place")(lambda r: _place(rooms, r))
+    seal = step("seal")(lambda r: infer.seal(rooms, r))
+    consent = step("consent")(lambda r: infer.permitted(rooms, r))
+    run = step("infer")(lambda r, n: infer.run(rooms, r, n))
+    report = step("report")(lambda r: compose.compose(rooms, r))
+    record = step("record")(lambda r: deliver.open_deliveries(rooms, r))
+    lost = step("lost")(lambda r, why: _lost(rooms, r, why))
+    finish = step("finish")(lambda s, g: close.finish(rooms, s, g))
 
     @engine.workflow("route")
     def route(route_id: str, attempt: int) -> None:
@@ -59,18 +77,35 @@ def declare(engine: Engine, rooms: Rooms) -> None:
                         run_id, destination, partition=destination,
                     )  # fmt: skip
         except StepFailed as error:
-            # The worker's own trouble (a full disk, an object that fails our check), not the
+            # The worker's own trouble (an object that fails our check, a fault of ours), not the
             # model's: the study says so, and `radseal retry` starts here again.
             lost(route_id, str(error))
         finish(study_id, generation)
 
+
+def _deliver(engine: Engine, rooms: Rooms, step: Step) -> None:
+    send = step("send")(lambda r, d, n: deliver.send(rooms, r, d, n))
+    undelivered = step("undelivered")(lambda r, d, why: deliver.give_up(rooms, r, d, why))
+    place = step("place")(lambda r: _place(rooms, r))
+    finish = step("finish")(lambda s, g: close.finish(rooms, s, g))
+
     @engine.workflow("deliver")
     def deliver_run(run_id: str, destination: str) -> None:
         attempt = 0
-        while (seconds := send(run_id, destination, attempt)) >= 0:
-            engine.wait(seconds)
-            attempt += 1
+        try:
+            while (seconds := send(run_id, destination, attempt)) >= 0:
+                engine.wait(seconds)
+                attempt += 1
+        except StepFailed as error:
+            undelivered(run_id, destination, str(error))
         finish(*place(run_id))
+
+
+def _passes(error: Exception) -> bool:
+    """Whether it helps to wait: the disk is full, or database or log do not answer."""
+    if isinstance(error, OSError):
+        return not isinstance(error, FileNotFoundError)
+    return away(error) or isinstance(error, StorageFull | StorageFailed | LostRace | NotCovered)
 
 
 def _place(rooms: Rooms, identity: str) -> tuple[str, int]:

@@ -15,9 +15,9 @@ from datetime import datetime
 from typing import Any
 
 from bridge import vault as keys
-from bridge.errors import Refused
 from bridge.vault import StudyKey, Vault
 from ledger import leaf, merkle
+from ledger.errors import NotCovered
 from ledger.log import Log
 
 __all__ = ["SYSTEM", "Chain", "Recorder", "input_root"]
@@ -97,6 +97,11 @@ class Recorder:
         found = self.log.find(idem)
         return None if found is None else leaf.ref(found)
 
+    def body(self, ref: str) -> Mapping[str, Any]:
+        """Give what a leaf says."""
+        said: Mapping[str, Any] = leaf.parse(self.log.leaf(leaf.unref(ref)))["body"]
+        return said
+
     def covered(self, ref: str) -> int | None:
         """Give a leaf's index once a published checkpoint covers it."""
         return self.log.covered(leaf.unref(ref))
@@ -104,12 +109,12 @@ class Recorder:
     def wait_covered(self, refs: Sequence[str], seconds: float) -> None:
         """Wait until published checkpoints cover all these leaves.
 
-        Raises Refused when that did not happen in time: nothing may leave the house.
+        Raises NotCovered when that did not happen in time: nothing may leave the house.
         """
         until = time.monotonic() + seconds
         while any(self.covered(ref) is None for ref in refs):
             if time.monotonic() > until:
-                raise Refused("the ledger published no checkpoint in time; is its disk full?")
+                raise NotCovered("the ledger published no checkpoint in time; is its disk full?")
             time.sleep(0.02)
 
     def proof(self, ref: str) -> str:

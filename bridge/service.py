@@ -189,6 +189,7 @@ class Service:
         )  # fmt: skip
 
     def _start_listener(self) -> None:
+        self.rooms.files.clear_parts()
         process = subprocess.Popen(
             [sys.executable, "-m", "bridge.intake.dimse", str(self._site.folder)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,

@@ -18,7 +18,9 @@ from pydantic_settings import (
     PydanticBaseSettingsSource,
     SettingsConfigDict,
 )
+from pydantic_settings.exceptions import SettingsError as NotJSONError
 
+from bridge.consent.purposes import act_reason, ancestors
 from bridge.errors import SettingsError
 from bridge.study import AETitle
 
@@ -44,10 +46,17 @@ def _origin(text: str) -> str:
     return text
 
 
+def _purpose(text: str) -> str:
+    purpose, care = act_reason(text), act_reason("TREAT")
+    if care not in (purpose, *ancestors(purpose)):
+        raise ValueError("use TREAT or a purpose below it, such as TREATDS")
+    return text
+
+
 AETitleText = Annotated[str, AfterValidator(_ae_title)]
 NameText = Annotated[str, AfterValidator(_name)]
 Port = Annotated[int, Field(ge=1, le=65535)]
-Seconds = Annotated[float, Field(ge=0, le=7 * 86400)]
+Seconds = Annotated[float, Field(ge=0, le=7 * 86400, allow_inf_nan=False)]
 
 
 class _Table(BaseModel):
@@ -121,7 +130,7 @@ class Patients(_Table):
 class Consent(_Table):
     """[consent]: what is asked before inference, and what holds where no document speaks."""
 
-    purpose: str = "TREATDS"
+    purpose: Annotated[str, AfterValidator(_purpose)] = "TREATDS"
     unidentified: Literal["deny", "permit"] = "deny"
     policy: Literal["opt-out-treatment", "opt-in-all", "break-glass-only", "deny-all"] = (
         "opt-out-treatment"
@@ -280,6 +289,8 @@ def read(folder: Path) -> Site:
         raise SettingsError(
             f"{path} is not there; make a site with `radseal init DIR`, or say --site DIR"
         ) from None
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be read: {error.strerror}; check its owner") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path} is not TOML: {error}") from None
     if "folder" in values:
@@ -294,6 +305,8 @@ def read(folder: Path) -> Site:
         return Site(folder=folder, **values)
     except ValidationError as error:
         raise SettingsError(_sentence(path, error)) from None
+    except NotJSONError as error:
+        raise SettingsError(f"environment: {error}; lists and tables are JSON there") from None
 
 
 def _sentence(path: Path, error: ValidationError) -> str:

@@ -121,6 +121,8 @@ class ArtifactKind(StrEnum):
     """The objects made from findings, by the names that `send` uses."""
 
     SR = "sr"
+    SR_COMPREHENSIVE = "sr-comprehensive"  # the same report for a PACS without 3D SR
+    SR_ENHANCED = "sr-enhanced"
     SEG = "seg"
     SUMMARY = "summary"
 

@@ -11,12 +11,15 @@ stage in which it happened.
 from __future__ import annotations
 
 import ctypes
+import errno
 import json
 import os
 import resource
 import signal
 import sys
 from typing import Any, Final
+
+from models.errors import NO_ROOM
 
 __all__ = ["main"]
 
@@ -41,10 +44,12 @@ def _no_network(libc: ctypes.CDLL) -> bool:
     return bool(libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET) == 0)
 
 
-def _confine(limits: dict[str, Any]) -> bool:
+def _confine(limits: dict[str, Any], parent: int) -> bool:
     """Set every limit; return whether the network is gone."""
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:  # it died before the line above; its successor starts another child
+        os._exit(1)
     offline = _no_network(libc)
     libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     _limit(resource.RLIMIT_CORE, 0)
@@ -82,12 +87,28 @@ def _peak_mb() -> int:
     return 0
 
 
+def _no_room(error: OSError) -> bool:
+    """Whether a write failed for want of space; numpy's short writes carry no errno."""
+    short = error.errno is None and type(error) is OSError
+    return error.errno in {errno.ENOSPC, errno.EDQUOT} or (
+        short and any(words in str(error) for words in ("requested and", "free space"))
+    )
+
+
 def main() -> None:
     """Read the task, confine this process, do the task, answer."""
-    request = json.load(sys.stdin)
+    try:
+        _serve(json.load(sys.stdin))
+    except OSError as error:
+        if _no_room(error):
+            os._exit(NO_ROOM)
+        raise
+
+
+def _serve(request: dict[str, Any]) -> None:
     voice = _Voice()
     voice.stage("start")
-    offline = _confine(request["limits"])
+    offline = _confine(request["limits"], int(request["parent"]))
     from models import tasks
     from models.errors import ModelError, RunFailed
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Final
 
 __all__ = [
+    "NO_ROOM",
     "RUN_CODES",
     "IllegalTransition",
     "ModelError",
@@ -17,6 +18,9 @@ __all__ = [
     "RunFailed",
     "SignatureError",
 ]
+
+NO_ROOM = 74
+"""Exit code of a child that found the disk full: nobody's fault, to be tried again."""
 
 RUN_CODES: Final = frozenset(
     {

@@ -2,12 +2,14 @@
 
 Every decode and every run happens in a fresh `python -I` with limits on memory,
 CPU, time, files and, where the system allows, without network. A child that
-dies, hangs or swells is a RunFailed with a reason, and nothing else.
+dies, hangs or swells is a RunFailed with a reason, and nothing else; a full disk is an
+OSError, for it says nothing about model or picture.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -19,7 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from models.errors import RunFailed
+from models.errors import NO_ROOM, RunFailed
 from models.fault import Fault
 from models.findings import Findings
 from models.package import Package
@@ -135,6 +137,7 @@ def _ask(task: str, params: dict[str, Any], work: Path, limits: Limits) -> dict[
     threads = limits.cores()
     request = {
         "task": task,
+        "parent": os.getpid(),
         "params": {**params, "threads": threads},
         "limits": {
             "address_mb": limits.memory_mb + _BASE_MB,
@@ -163,6 +166,8 @@ def _ask(task: str, params: dict[str, Any], work: Path, limits: Limits) -> dict[
             _end(process)
     final, stage = _read(answer)
     answer.unlink()
+    if final is None and process.returncode == NO_ROOM:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     if final is None:
         raise _dead(process.returncode, stage)
     if "failed" in final:

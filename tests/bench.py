@@ -21,10 +21,13 @@ import numpy as np
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from onnx import numpy_helper
-from pydicom import Dataset, dcmread
+from pydicom import DataElement, Dataset, dcmread
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pynetdicom import AE, AllStoragePresentationContexts, evt
+from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind, Verification
 from sqlalchemy import select
 
-from bridge import ambient, site
+from bridge import ambient, close, compose, deliver, follow, infer, site
 from bridge.demo import phantom
 from bridge.engine import EngineClient
 from bridge.files import arrival_name
@@ -35,6 +38,7 @@ from bridge.service import _ATTRIBUTES, _readable
 from bridge.store import arrivals, story, tables
 from bridge.store.database import reading
 from ledger.tiles import unpack
+from ledger.verify import read_vkeys, verify_log
 from models import admission, decode, sandbox, signature
 from models.errors import RunFailed
 
@@ -233,6 +237,56 @@ class Bench:
         self.rooms.catalog.act(f"{row.id}@{row.version}", "approve", at, by="approver")
         return self.rooms.catalog.act(f"{row.id}@{row.version}", "activate", at, by="approver")
 
+    # The stages, in the order of bridge/pipeline.py.
+
+    def look(self, uid: str) -> float:
+        study = self.study(uid)
+        return follow.look(self.rooms, study.id, study.generation)
+
+    def seal(self, uid: str) -> list[str]:
+        """Let a quiet period pass; returns the routes that the newest generation opened."""
+        self.clock.pass_(self.settings.completion.quiet_seconds)
+        assert self.look(uid) == 0
+        study = self.study(uid)
+        rows = [r for r in self.rows("routes") if r.study_id == study.id]
+        return [r.id for r in rows if r.generation == study.generation]
+
+    def run(self, route_id: str, attempt: int = 1) -> str | None:
+        """Take a route from its input to its run; None where it was not run."""
+        if infer.seal(self.rooms, route_id) != infer.SEALED:
+            return None
+        if not infer.permitted(self.rooms, route_id):
+            return None
+        return infer.run(self.rooms, route_id, attempt)
+
+    def report(self, run_id: str) -> list[str]:
+        """Compose, publish, open deliveries; returns the destinations."""
+        compose.compose(self.rooms, run_id)
+        publish(self.rooms)
+        return deliver.open_deliveries(self.rooms, run_id)
+
+    def walk(self, uid: str) -> list[str]:
+        """All stages for what is held, every delivery tried once; returns the runs."""
+        runs = []
+        for route_id in self.seal(uid):
+            run_id = self.run(route_id)
+            if run_id is not None:
+                runs.append(run_id)
+                for destination in self.report(run_id):
+                    deliver.send(self.rooms, run_id, destination, 0)
+        self.finish(uid)
+        return runs
+
+    def finish(self, uid: str) -> None:
+        study = self.study(uid)
+        close.finish(self.rooms, study.id, study.generation)
+
+    def verify(self):
+        """The log as its verifier sees it; raises VerifyError."""
+        publish(self.rooms)
+        folder = self.settings.folder
+        return verify_log(folder / "ledger", read_vkeys((folder / "ledger.vkey").read_text()))
+
     # Looking.
 
     def study(self, uid: str) -> arrivals.StudyRow:
@@ -276,3 +330,73 @@ class Bench:
 def every(datasets: Sequence[Dataset], **tags: Any) -> list[Dataset]:
     """Copies of all with other header values."""
     return [changed(one, **tags) for one in datasets]
+
+
+class Archive:
+    """A PACS that answers C-ECHO and C-FIND for counts, and takes C-STORE as it is told to.
+
+    `series` is {SeriesInstanceUID: (count, modality)}; `status` what a C-STORE is answered with,
+    per SOP class UID or for all ("*").
+    """
+
+    def __init__(self, ae_title: str = "PACS", *, takes: Sequence[str] | None = None) -> None:
+        self.ae_title = ae_title
+        self.series: dict[str, tuple[Any, str]] = {}
+        self.find_status = 0x0000
+        self.status: dict[str, int] = {}
+        self.asked = 0
+        self.before_answer: list[Any] = []
+        self.received: list[Dataset] = []
+        ae = AE(ae_title=ae_title)
+        ae.add_supported_context(Verification)
+        ae.add_supported_context(StudyRootQueryRetrieveInformationModelFind)
+        for context in AllStoragePresentationContexts:
+            if takes is None or context.abstract_syntax in takes:
+                ae.add_supported_context(context.abstract_syntax, [ExplicitVRLittleEndian])
+                ae.supported_contexts[-1].add_transfer_syntax(ImplicitVRLittleEndian)
+        self._server = ae.start_server(
+            ("127.0.0.1", 0),
+            block=False,
+            evt_handlers=[(evt.EVT_C_FIND, self._find), (evt.EVT_C_STORE, self._store)],
+        )
+        self.port = int(self._server.server_address[1])
+
+    def _find(self, _event: Any):
+        self.asked += 1
+        for act in self.before_answer:
+            act()
+        for uid, (count, modality) in self.series.items():
+            found = Dataset()
+            found.QueryRetrieveLevel = "SERIES"
+            found.SeriesInstanceUID, found.Modality = uid, modality
+            if isinstance(count, bytes):
+                found.add(DataElement(0x00201209, "UN", count))
+            elif count is not None:
+                found.NumberOfSeriesRelatedInstances = count
+            yield 0xFF00, found
+        if self.find_status:
+            yield self.find_status, None
+
+    def _store(self, event: Any) -> int:
+        sop_class = str(event.request.AffectedSOPClassUID)
+        status = self.status.get(sop_class, self.status.get("*", 0x0000))
+        if status == 0x0000:
+            dataset = event.dataset
+            dataset.file_meta = event.file_meta
+            self.received.append(dataset)
+        return status
+
+    def uids(self) -> set[str]:
+        return {str(one.SOPInstanceUID) for one in self.received}
+
+    def toml(self, name: str = "pacs", *, destination: bool = True, **keys: Any) -> str:
+        """Its table for site.toml, as a destination or as a source that can be asked."""
+        said = {"name": name, "ae_title": self.ae_title, "host": "127.0.0.1", "port": self.port}
+        said |= keys if destination else {"query": True, **keys}
+        head = "[[destinations]]" if destination else "[[sources]]"
+        return "\n".join([head, *(f"{k} = {json.dumps(v)}" for k, v in said.items())]) + "\n"
+
+    def close(self) -> None:
+        if self._server is not None:
+            self._server.shutdown()
+        self._server = None

@@ -65,12 +65,17 @@ def serve_site(site_: SiteOption = None) -> None:
 
 
 def _say_ready(service: Service) -> None:
-    http = service.rooms.site.http
-    access = Access(People(service.rooms.database), ambient.entropy)
-    secret = access.login_secret(os_user(), Role.ADMINISTRATOR, ambient.now())
+    link = _login_link(service.rooms.site, People(service.rooms.database), Role.ADMINISTRATOR)
     listener = service.rooms.site.listener
     typer.echo(f"DICOM  {listener.ae_title} on {listener.host}:{listener.port}")
-    typer.echo(f"pages  http://{http.host}:{http.port}/login/{secret}  (once, within 5 minutes)")
+    typer.echo(f"pages  {link}  (once, within 5 minutes)")
+
+
+def _login_link(settings: site.Site, people: People, role: Role) -> str:
+    secret = Access(people, ambient.entropy).login_secret(os_user(), role, ambient.now())
+    # The link is for the person at this machine, also where HTTP listens on every address.
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.http.host, settings.http.host)  # noqa: S104
+    return f"http://{host}:{settings.http.port}/login/{secret}"
 
 
 def worker(site_: SiteOption = None) -> None:
@@ -85,9 +90,7 @@ def login(
 ) -> None:
     """Print a one-time link with which the person at this machine signs in."""
     settings = site.read(site.find_folder(site_))
-    access = Access(People(database_of(settings)), ambient.entropy)
-    secret = access.login_secret(os_user(), role, ambient.now())
-    typer.echo(f"http://{settings.http.host}:{settings.http.port}/login/{secret}")
+    typer.echo(_login_link(settings, People(database_of(settings)), role))
 
 
 @token.command("add")

@@ -284,6 +284,11 @@ class Engine(EngineClient):
                 return function(*args)
             except (DBOSException, PortableWorkflowError):
                 raise
+            except SQLAlchemyError as error:
+                # A workflow speaks to no database: this is the engine's own, full or absent. It
+                # goes on where it stood, put back by the sweep; it has not failed.
+                note("workflow_interrupted", function.__name__, error)
+                raise EngineStopping from None
             except Exception as error:  # noqa: BLE001  (the worker: every error is an outcome)
                 note("workflow_failed", function.__name__, error)
                 raise portable(error, self._speakable) from None

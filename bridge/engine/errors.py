@@ -38,7 +38,7 @@ class StepFailed(EngineError):
 
 
 class EngineStopping(BaseException):
-    """Unwinds a workflow when the engine closes; it goes on where it stood at the next start.
+    """Unwinds a workflow when the engine closes, or its database fails; it goes on where it stood.
 
     Not an `Exception`, so that no workflow mistakes it for an error of its own.
     """

@@ -6,39 +6,87 @@ a name of ours, and made durable there before the peer hears 0x0000. AE titles
 and times are in the file's name, so that the index can be rebuilt from the files.
 
 A crash before the rename leaves a part, and the peer has heard nothing: it sends
-again. A crash after the rename and before the response leaves a file that the
+again; the part is removed when its connection ends, or before the next listener
+starts. A crash after the rename and before the response leaves a file that the
 peer sends once more; the indexer knows it by its digest.
 """
 
 from __future__ import annotations
 
-import errno
 import ipaddress
 import itertools
 import os
 import signal
 import socket
 import sys
-import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from pydicom.uid import AllTransferSyntaxes
-from pynetdicom import AE, AllStoragePresentationContexts, _config, evt
+from pynetdicom import AE, AllStoragePresentationContexts, _config, dimse_messages, evt
 from pynetdicom.presentation import build_context
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
 from bridge import ambient, logs, site
 from bridge.files import Files, arrival_name, fsync_folder
 
-__all__ = ["ABORTED", "Listener", "main"]
+__all__ = ["Listener", "main"]
 
 SUCCESS = 0x0000
 OUT_OF_RESOURCES = 0xA700
-CANNOT_UNDERSTAND = 0xC000
-ABORTED = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+
+
+class _Part:
+    """An object on its way to the disk, in the place of pynetdicom's temporary file.
+
+    A write that fails is kept for the answer: raised where pynetdicom writes, it would end the
+    thread that reads the connection and leave the peer waiting on it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.name = str(path)
+        self.file = self  # what pynetdicom flushes
+        self.owner = threading.current_thread()  # the one that reads this connection
+        self.error: OSError | None = None
+        self._handle = -1
+        try:
+            self._handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except OSError as error:
+            self.error = error
+
+    def write(self, data: bytes) -> int:
+        """Write all of it, or remember why not and give the space back."""
+        view = memoryview(data)
+        try:
+            while view and self.error is None:
+                view = view[os.write(self._handle, view) :]
+        except OSError as error:
+            self.error = error
+            os.ftruncate(self._handle, 0)
+        return len(data)
+
+    def flush(self) -> None:
+        """Nothing is buffered here."""
+
+    def settle(self) -> None:
+        """Make the bytes durable; raises OSError, also for a write that failed before."""
+        if self.error is not None:
+            raise self.error
+        os.fsync(self._handle)
+        self.close()
+
+    def close(self) -> None:
+        """Give the handle back."""
+        handle, self._handle = self._handle, -1
+        if handle >= 0:
+            os.close(handle)
+
+    def discard(self) -> None:
+        """Leave no trace."""
+        self.close()
+        Path(self.name).unlink(missing_ok=True)
 
 
 class Listener:
@@ -51,6 +99,7 @@ class Listener:
         self._pid = os.getpid()
         self._log = logs.get()
         self._server: Any = None
+        self._parts: set[_Part] = set()
 
     def start(self) -> int:
         """Begin to listen; returns the port. Raises OSError when it is taken."""
@@ -59,7 +108,7 @@ class Listener:
         _config.STORE_RECV_CHUNKED_DATASET = True
         _config.UNRESTRICTED_STORAGE_SERVICE = True
         _config.LOG_HANDLER_LEVEL = "none"
-        tempfile.tempdir = str(self._files.parts)
+        setattr(dimse_messages, "NamedTemporaryFile", self._part)  # noqa: B010  (an import of theirs)
         listener = self._settings.listener
         ae = AE(ae_title=listener.ae_title)
         ae.supported_contexts = [
@@ -81,6 +130,7 @@ class Listener:
                 (evt.EVT_REQUESTED, self._on_requested),
                 (evt.EVT_C_ECHO, lambda _event: SUCCESS),
                 (evt.EVT_C_STORE, self._on_store),
+                (evt.EVT_CONN_CLOSE, self._on_close),
             ],
         )
         return int(self._server.server_address[1])
@@ -89,6 +139,17 @@ class Listener:
         """Stop listening; associations are aborted, unacknowledged objects are the sender's."""
         if self._server is not None:
             self._server.shutdown()
+
+    def _part(self, **_: object) -> _Part:
+        part = _Part(self._files.parts / f"{self._pid}-{next(self._numbers)}")
+        self._parts.add(part)
+        return part
+
+    def _on_close(self, event: Any) -> None:
+        """Remove what this connection began and did not finish."""
+        for part in [one for one in tuple(self._parts) if one.owner is event.assoc.dul]:
+            self._parts.discard(part)
+            part.discard()
 
     def _on_open(self, event: Any) -> None:
         raw = event.assoc.dul.socket.socket
@@ -111,21 +172,23 @@ class Listener:
             event.assoc.kill()
 
     def _on_store(self, event: Any) -> int:
-        part = Path(event.dataset_path)
-        file = event.request._dataset_file
+        part: _Part = event.request._dataset_file
+        self._parts.discard(part)
+        if self._files.is_full():
+            part.discard()
+            self._log.error("store.refused", code="disk below its watermark")
+            return OUT_OF_RESOURCES
         try:
-            file.flush()
-            os.fsync(file.fileno())
-            file.close()
+            part.settle()
             name = arrival_name(
                 _now_ns(), self._pid, next(self._numbers), str(event.assoc.requestor.ae_title)
             )
-            part.rename(self._files.inbox / f"{name}.dcm")
+            Path(part.name).rename(self._files.inbox / f"{name}.dcm")
             fsync_folder(self._files.inbox)
         except OSError as error:
-            part.unlink(missing_ok=True)
+            part.discard()
             self._log.error("store.failed", code=error.strerror)
-            return OUT_OF_RESOURCES if error.errno in ABORTED else CANNOT_UNDERSTAND
+            return OUT_OF_RESOURCES  # ours, whatever it is: the sender shall try again
         # A crash from here on loses nothing: the file is durable under its final name.
         return SUCCESS
 
@@ -143,7 +206,9 @@ def _same_host(expected: str, address: str) -> bool:
 
 
 def _end_with_parent(stop: Callable[[], None]) -> None:
-    sys.stdin.buffer.read()
+    # Not through sys.stdin: its lock, held by this thread, would be fatal at shutdown.
+    while os.read(sys.stdin.fileno(), 1024):
+        pass
     stop()
 
 

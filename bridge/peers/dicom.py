@@ -44,6 +44,7 @@ class Sent:
     outcome: Literal["stored", "transient", "permanent"]
     words: str
     status: int | None = None
+    not_taken: bool = False  # the peer accepted no context for the object's SOP class
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,14 +146,19 @@ def store(peer: Peer, objects: Iterable[tuple[str, Path]]) -> dict[str, Sent]:
         if syntax == ExplicitVRLittleEndian:
             contexts.append(build_context(sop_class, [ImplicitVRLittleEndian]))
     with _associated(peer, contexts) as association:
-        if not association.is_established:
+        if not association.is_established and not _took_nothing(association):
             lost = Sent("transient", _why_not(association, peer))
             return dict.fromkeys(files, lost)
         return {key: _send(association, peer, path, metas[key]) for key, path in files.items()}
 
 
+def _took_nothing(association: Any) -> bool:
+    """Whether the peer answered and accepted none of our contexts (pynetdicom then aborts)."""
+    return bool(association.rejected_contexts) and not association.accepted_contexts
+
+
 def _send(association: Any, peer: Peer, path: Path, meta: Dataset) -> Sent:
-    if not association.is_established:
+    if not association.is_established and not _took_nothing(association):
         return Sent("transient", "the association broke before this object was sent")
     sop_class = meta.MediaStorageSOPClassUID
     taken = {
@@ -165,6 +171,7 @@ def _send(association: Any, peer: Peer, path: Path, meta: Dataset) -> Sent:
             "permanent",
             f"{peer.ae_title} does not take {sop_class.name}; take it out of `send`, or let the "
             "PACS accept this SOP class",
+            not_taken=True,
         )
     as_it_is = meta.TransferSyntaxUID in taken
     try:

@@ -138,9 +138,11 @@ def routes_of(
 def set_route(
     connection: Connection, route_id: str, state: RouteState, reason: str = "", **values: Any
 ) -> None:
-    """Say where a route stands."""
+    """Say where a route stands; what was cancelled stays so."""
     connection.execute(
-        update(routes).where(routes.c.id == route_id).values(state=state, reason=reason, **values)
+        update(routes)
+        .where(routes.c.id == route_id, routes.c.state != RouteState.CANCELLED)
+        .values(state=state, reason=reason, **values)
     )
 
 
@@ -286,9 +288,12 @@ def _delivery(row: Row[Any]) -> DeliveryRow:
 
 def artifacts_of_run(connection: Connection, run_id: str) -> list[ArtifactRow]:
     """List a run's artifacts: SEG first, then SR, then the summary."""
-    order = {ArtifactKind.SEG: 0, ArtifactKind.SR: 1, ArtifactKind.SUMMARY: 2}
+    order = [ArtifactKind.SEG, ArtifactKind.SR]
     rows = connection.execute(select(artifacts).where(artifacts.c.run_id == run_id))
-    return sorted((_artifact(row) for row in rows), key=lambda a: order[a.kind])
+    return sorted(
+        (_artifact(row) for row in rows),
+        key=lambda a: order.index(a.kind) if a.kind in order else len(order),
+    )
 
 
 def artifacts_of_study(connection: Connection, study_id: str) -> list[ArtifactRow]:

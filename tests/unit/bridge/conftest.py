@@ -48,6 +48,20 @@ def new_site(tmp_path: Path) -> Iterator[Callable[..., Any]]:
 
 
 @pytest.fixture
+def archive() -> Iterator[Callable[..., Any]]:
+    """Start a PACS on loopback: `archive("PACS")` gives a bench.Archive."""
+    made: list[Any] = []
+
+    def start(*args: Any, **options: Any) -> Any:
+        made.append(_bench.Archive(*args, **options))
+        return made[-1]
+
+    yield start
+    for one in made:
+        one.close()
+
+
+@pytest.fixture
 def desk(new_site: Callable[..., Any]) -> Any:
     """A site with the settings that `radseal init` writes, at hand for one stage after another."""
     return new_site()

@@ -225,7 +225,8 @@ def test_the_child_has_no_network_no_core_and_no_environment(
 ) -> None:
     probe = (
         "import sys, json, os; sys.path.append(sys.argv[1]); from models import child\n"
-        "r = json.load(sys.stdin); v = child._Voice(); off = child._confine(r['limits'])\n"
+        "r = json.load(sys.stdin); v = child._Voice()\n"
+        "off = child._confine(r['limits'], r['parent'])\n"
         "import resource, socket\n"
         "n = [n for _, n in socket.if_nameindex() if n != 'lo']\n"
         "v.say(ok={'off': off, 'cards': n, 'core': resource.getrlimit(resource.RLIMIT_CORE)[0],\n"
