@@ -150,29 +150,20 @@ def _reopen(connection: sqlalchemy.Connection, rooms: Rooms, study: StudyRow) ->
 
 
 def discard(rooms: Rooms, uid: str, by: str) -> str:
-    """Say that quarantined images do not belong to their study; they are kept and not read."""
+    """Say that images in quarantine or conflict do not count; they are kept and not read."""
     study = find(rooms, uid)
     with writing(rooms.database) as connection:
-        rows = quarantine.images(connection, study.id)
+        rows = quarantine.images(connection, study.id, conflicts=True)
         if not rows:
             raise Refused("nothing of this study is in quarantine")
         arrivals.set_instance_state(
             connection, [r.arrival for r in rows], InstanceState.DISCARDED, f"discarded by {by}"
         )
-        _tell(
-            connection,
-            rooms,
-            study,
-            "discarded",
-            f"{len(rows)} quarantined images discarded by {by}",
-        )
-        if study.state is StudyState.ATTENTION:
-            sent = work.deliveries_of(connection, study_id=study.id)
-            if all(d.state is DeliveryState.STORED for d in sent):
-                arrivals.set_state(
-                    connection, study.id, StudyState.DELIVERED if sent else StudyState.UNWANTED,
-                    "quarantine resolved", rooms.now(),
-                )  # fmt: skip
+        _tell(connection, rooms, study, "discarded", f"{len(rows)} images discarded by {by}")
+        if study.generation == 0:
+            words = "no image of this study counts"
+            arrivals.set_state(connection, study.id, StudyState.UNWANTED, words, rooms.now())
+    finish(rooms, study.id, study.generation)  # says anew where the study stands
     return f"{len(rows)} images discarded"
 
 

@@ -128,6 +128,9 @@ class Catalog:
         progress: Callable[[str], None],
         key: str | None,
     ) -> ModelRow:
+        known = self._claim(found)
+        if known is not None:
+            return known
         progress("structure")
         try:
             faults = sandbox.admit(found, LIMITS)
@@ -157,17 +160,28 @@ class Catalog:
               "leaf": leaf}],
         )  # fmt: skip
         with writing(self._database) as connection:
+            if not catalog.add_model(connection, row):
+                raise Refused(f"{found.id}@{found.version} was registered meanwhile; look again")
+        return row
+
+    def _claim(self, found: Package) -> ModelRow | None:
+        """Give the row of a package that is registered; raises Refused where a name is taken."""
+        with writing(self._database) as connection:
             owner = catalog.take_ownership(connection, found.id, found.vendor)
             if owner != found.vendor:
                 raise Refused(f"the id {found.id} belongs to {owner}; choose another id")
             known = catalog.find_models(connection, f"{found.id}@{found.version}")
-            if not known:
-                catalog.add_model(connection, row)
-            elif known[0].package_digest != found.package_digest:
+            twins = catalog.find_models(connection, found.model_digest)
+            if known and known[0].package_digest != found.package_digest:
                 raise Refused(
                     f"{found.id}@{found.version} is registered with other files; raise the version"
                 )
-        return known[0] if known else row
+            if twins and not known:
+                raise Refused(
+                    f"its model.onnx is that of {twins[0].id}@{twins[0].version}; a new version "
+                    "needs a model of its own, because leaves name models by their digest"
+                )
+        return known[0] if known else None
 
     def _keep(self, found: Package, root: Path) -> str:
         name = f"models/{found.package_digest[:32]}"

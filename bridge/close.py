@@ -69,36 +69,56 @@ def finish(rooms: Rooms, study_id: str, generation: int) -> None:
 def _decide(
     connection: Connection, rooms: Rooms, study_id: str, generation: int
 ) -> _Closing | None:
-    """Decide under the study's lock where it stands; None while something is left to do."""
+    """Decide under the study's lock whether the generation is over; None while it is not."""
     arrivals.lock_study(connection, study_id)
-    current = arrivals.generation(connection, study_id, generation)
-    routes = work.routes_of(connection, study_id, generation)
-    sent = work.deliveries_of(connection, study_id=study_id)
-    newest = arrivals.study(connection, study_id).generation == generation
-    if current is None or current.sealed_at is None or any(r.state in _BUSY for r in routes):
-        return None
-    at = rooms.now()
-    if any(d.state is DeliveryState.WAITING for d in sent):
-        if newest:
-            arrivals.set_state(
-                connection, study_id, StudyState.WORKING, "results wait to be delivered", at
-            )
-        return None
-    state, words = _outcome([r.state for r in routes], [d.state for d in sent], routes)
     quarantined = sum(q.number for q in quarantine.counts(connection, study_id))
-    shown, said = state, words
-    if quarantined and state is not StudyState.ATTENTION:
-        shown, said = StudyState.ATTENTION, f"{words}; {quarantined} images in quarantine"
-    if newest:
-        arrivals.set_state(connection, study_id, shown, said, at)
+    newest = arrivals.study(connection, study_id).generation
+    _show(connection, rooms, study_id, newest, quarantined)
+    routes = _settled(connection, study_id, generation)
+    sent = [
+        d.state for d in work.deliveries_of(connection, study_id=study_id, generation=generation)
+    ]
+    if routes is None or DeliveryState.WAITING in sent:
+        return None
+    state, words = _outcome([r.state for r in routes], sent, routes)
     counts = {
         "routes": len(routes),
-        "delivered": sum(d.state is DeliveryState.STORED for d in sent),
-        "dead": sum(d.state is DeliveryState.DEAD for d in sent),
-        "held": sum(d.state is DeliveryState.HELD for d in sent),
+        "delivered": sent.count(DeliveryState.STORED),
+        "dead": sent.count(DeliveryState.DEAD),
+        "held": sent.count(DeliveryState.HELD),
         "quarantined": quarantined,
     }
-    return _Closing(state, said, counts, routes)
+    return _Closing(state, _with_quarantine(words, quarantined), counts, routes)
+
+
+def _show(
+    connection: Connection, rooms: Rooms, study_id: str, newest: int, quarantined: int
+) -> None:
+    """Say where the study stands: the newest generation's routes, whoever's deliveries."""
+    routes = _settled(connection, study_id, newest)
+    if routes is None:
+        return
+    sent = [d.state for d in work.deliveries_of(connection, study_id=study_id)]
+    if DeliveryState.WAITING in sent:
+        state, words = StudyState.WORKING, "results wait to be delivered"
+    else:
+        state, words = _outcome([r.state for r in routes], sent, routes)
+        if quarantined:
+            state, words = StudyState.ATTENTION, _with_quarantine(words, quarantined)
+    arrivals.set_state(connection, study_id, state, words, rooms.now())
+
+
+def _settled(connection: Connection, study_id: str, generation: int) -> list[RouteRow] | None:
+    """Give a generation's routes; None while more may open or one is at work."""
+    current = arrivals.generation(connection, study_id, generation)
+    routes = work.routes_of(connection, study_id, generation)
+    if current is None or current.sealed_at is None or any(r.state in _BUSY for r in routes):
+        return None
+    return routes
+
+
+def _with_quarantine(words: str, quarantined: int) -> str:
+    return f"{words}; {quarantined} images in quarantine" if quarantined else words
 
 
 def _outcome(

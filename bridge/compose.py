@@ -265,6 +265,18 @@ def _unread(job: _Job) -> str:
     return hashlib.sha256("\n".join(files).encode()).hexdigest()
 
 
+def _in_this_chain(job: _Job, earlier: ArtifactRow) -> bool:
+    """Whether an earlier object is of the same subject; after a corrected identity it is not."""
+    with reading(job.rooms.database) as connection:
+        study_id, number = work.place(connection, earlier.run_id)
+        subjects = {
+            found.subject_ref
+            for one in (number, job.route.generation)
+            if (found := arrivals.generation(connection, study_id, one)) is not None
+        }
+    return len(subjects) == 1
+
+
 def _record(
     job: _Job,
     kind: ArtifactKind,
@@ -285,7 +297,7 @@ def _record(
         earlier = work.earlier_artifacts(
             connection, job.study.id, job.route.model_id, kind, job.run.started_at
         )
-        if earlier:
+        if earlier and _in_this_chain(job, earlier[-1]):
             before = f"composed/{earlier[-1].run_id}/{kind}"
             refs.append(("previous", arrivals.leaf_of(connection, before)))
         if kind in _OLDER.values():

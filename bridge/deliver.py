@@ -72,7 +72,7 @@ def _wants(destination: Destination, artifact: ArtifactRow) -> bool:
 
 
 def _supersede(connection: Connection, rooms: Rooms, route: RouteRow, run_id: str) -> None:
-    for other in work.waiting_of_model(connection, route.study_id, route.model_id):
+    for other in work.undelivered_of_model(connection, route.study_id, route.model_id):
         if other.run_id != run_id:
             work.set_delivery(
                 connection, other.sop_instance_uid, other.destination, DeliveryState.CANCELLED,

@@ -107,9 +107,20 @@ def dataset_of(path: Path, keywords: Sequence[str] | None = None) -> Dataset:
     except OSError as error:
         raise BadInstance("unreadable", f"the file cannot be read: {error.strerror}") from None
     except _UNREADABLE as error:
-        raise BadInstance(
-            "unreadable", f"the dataset is malformed ({type(error).__name__})"
-        ) from None
+        raise BadInstance("unreadable", _malformed(error)) from None
+
+
+def _malformed(error: Exception) -> str:
+    """Say what is wrong with a dataset that cannot be read; never the library's text (PHI)."""
+    match error:
+        case RecursionError():
+            return "the dataset is malformed: its sequences nest too deeply"
+        case zlib.error():
+            return "the dataset is malformed: its deflated bytes are damaged"
+        case EOFError() | struct.error():
+            return "the dataset is malformed: it ends in the middle of an element"
+        case _:
+            return f"the dataset is malformed ({type(error).__name__})"
 
 
 def _json(value: Any) -> Any:

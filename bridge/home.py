@@ -64,7 +64,7 @@ def _secret(path: Path, data: bytes) -> None:
 
 def create(folder: Path, name: str, origin: str) -> Site:
     """Make a site: settings, keys, vault, tables. Raises WrongUse for a folder with content."""
-    if folder.exists() and any(folder.iterdir()):
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise WrongUse(f"{folder} is not empty; choose a new folder")
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     text = _SITE_TOML.format(name=_toml(name), origin=_toml(origin))
@@ -99,18 +99,25 @@ def database_of(site: Site) -> sqlalchemy.Engine:
     return open_engine(site.database_url)
 
 
+def _key(site: Site, name: str) -> bytes:
+    path = site.folder / "keys" / name
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise SettingsError(
+            f"{path} cannot be read ({error.strerror}); a site's keys are made by `radseal init`, "
+            "restore them from the backup"
+        ) from None
+
+
 def _signers(site: Site) -> tuple[note.Signer, ...]:
-    keys = site.folder / "keys"
     try:
         return (
-            note.Ed25519Signer.from_pem(site.origin, (keys / "ledger-ed25519.pem").read_bytes()),
-            note.MLDSA44Signer.from_pem(site.origin, (keys / "ledger-mldsa44.pem").read_bytes()),
+            note.Ed25519Signer.from_pem(site.origin, _key(site, "ledger-ed25519.pem")),
+            note.MLDSA44Signer.from_pem(site.origin, _key(site, "ledger-mldsa44.pem")),
         )
-    except FileNotFoundError as error:
-        raise SettingsError(
-            f"{error.filename} is missing; a site's keys are made by `radseal init`, restore them "
-            "from the backup"
-        ) from None
+    except LedgerError as error:
+        raise SettingsError(f"keys/: {error}; restore the keys from the backup") from None
 
 
 def _publish_keys(site: Site) -> None:
@@ -125,9 +132,8 @@ def _publish_keys(site: Site) -> None:
 
 
 def _vault(site: Site) -> Vault:
-    key = (site.folder / "keys" / "site.key").read_bytes()
     where = site.database_url if site.on_postgresql else site.folder / "vault.db"
-    return Vault(where, key, ambient.entropy)
+    return Vault(where, _key(site, "site.key"), ambient.entropy)
 
 
 def open_ledger(site: Site) -> Log:

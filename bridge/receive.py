@@ -19,7 +19,7 @@ from bridge import assemble, metrics
 from bridge.errors import BadInstance
 from bridge.files import Files
 from bridge.header import read_instance
-from bridge.store import arrivals, quarantine
+from bridge.store import arrivals, quarantine, work
 from bridge.store.database import reading, writing
 from bridge.study import Instance, InstanceState, Patient, StudyState
 
@@ -234,6 +234,10 @@ class Indexer:
             study = self._begin(connection, study, instance)
         current = arrivals.generation(connection, study.id, number, hold=True)
         opens = current is None or current.sealed_at is not None
+        if not opens and self._is_read(connection, study.id, number, instance):
+            words = "an image came late for a series that is being read"
+            arrivals.seal_generation(connection, study.id, number, words, now)
+            opens = True
         if opens and (number == 0 or self._readable(instance.sop_class_uid)):
             number += 1
             subject = self._subject_of(study.patient, study.study_instance_uid)
@@ -248,6 +252,16 @@ class Indexer:
         arrivals.add_instance(connection, instance, study.id, number, InstanceState.HELD)
         arrivals.add_modality(connection, study.id, instance.modality)
         arrivals.change_study(connection, study.id, updated_at=now)
+
+    @staticmethod
+    def _is_read(
+        connection: Connection, study_id: str, generation: int, instance: Instance
+    ) -> bool:
+        """Whether a route of this generation has taken the instance's series already."""
+        return any(
+            instance.series_instance_uid in route.roles.values()
+            for route in work.routes_of(connection, study_id, generation)
+        )
 
     def _begin(
         self, connection: Connection, study: arrivals.StudyRow, instance: Instance

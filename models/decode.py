@@ -43,6 +43,8 @@ _BROKEN: Final = (
     RuntimeError, TypeError, ValueError,
 )  # fmt: skip
 
+_NO_DECODER: Final = "no decoder could read the pixels"
+
 Pixels = npt.NDArray[Any]
 
 
@@ -134,7 +136,18 @@ def decode(dataset: FileDataset) -> tuple[Pixels, str]:
             continue
         whole = _significant(array.reshape(shape), dataset) if samples == 1 else array
         return whole.reshape(shape), "native" if native else _named(name, syntax)
-    raise _undecodable("no decoder could read the pixels")
+    raise _undecodable(
+        _cut_off(dataset, rows * columns * frames * samples) if native else _NO_DECODER
+    )
+
+
+def _cut_off(dataset: FileDataset, values: int) -> str:
+    """Say why native pixels cannot be read: mostly, fewer bytes than the header announces."""
+    needed = math.ceil(values * _whole(dataset, "BitsAllocated") / 8)
+    there = len(dataset.PixelData) if isinstance(dataset.get("PixelData"), bytes) else 0
+    if there < needed:
+        return f"{there} of {needed} bytes of pixels are there: cut off, or Rows and Columns lie"
+    return _NO_DECODER
 
 
 def pixel_sha256(array: Pixels) -> str:

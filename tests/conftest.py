@@ -49,6 +49,7 @@ def _by_path(name: str, path: Path) -> ModuleType:
 _servers = _by_path("servers", ROOT / "tests" / "servers.py")
 _house = _by_path("house", ROOT / "tests" / "house.py")
 _by_path("validators", ROOT / "tests" / "validators.py")
+_by_path("sender", ROOT / "tests" / "sender.py")
 
 
 def _entered(stack: ExitStack, context: AbstractContextManager[Server]) -> Server:

@@ -16,16 +16,20 @@ import servers
 from pydicom.uid import CTImageStorage, ImplicitVRLittleEndian
 from pynetdicom import AE, build_context
 from pynetdicom.dimse_primitives import C_STORE
+from pynetdicom.pdu_primitives import P_DATA
 
-REFUSED_CONTEXT = -1  # the peer does not take this SOP class in this transfer syntax
+REFUSED = -1  # the peer took no association, or not this SOP class in this transfer syntax
 NO_ANSWER = -2
 
 
 @dataclass(frozen=True)
 class Raw:
-    """An object to send; `data` is the dataset without preamble and meta group."""
+    """An object to send; `data` is the dataset without preamble and meta group.
 
-    data: bytes
+    None announces that there is no dataset, b"" sends one of no bytes.
+    """
+
+    data: bytes | None
     syntax: str = str(ImplicitVRLittleEndian)
     sop_class: str = str(CTImageStorage)
     sop_uid: str = "1.2.3.4"
@@ -85,11 +89,18 @@ def fresh(one: Raw, path: Path, number: int) -> tuple[Raw, str]:
         return one, ""
     data = one.data
     named = []
-    for kind, uid in enumerate(found, start=1):
-        new = uid[:-5] + f"{kind}{number:04d}" if len(uid) > 8 and uid[-6:].isdigit() else uid
+    for kind, uid in zip("123", found, strict=True):
+        new = _other(uid, f"{kind}{number:04d}") if len(uid) > 12 else uid
         data = data.replace(uid.encode(), new.encode()) if uid else data
         named.append(new)
     return Raw(data, one.syntax, one.sop_class, named[2] or one.sop_uid), named[0]
+
+
+def _other(uid: str, mark: str) -> str:
+    """Give a UID of this length that only this mark gives."""
+    if any(character not in "0123456789." for character in uid):
+        return uid  # hostile: it stays what it is
+    return ("2.25." + mark + "7" * len(uid))[: len(uid)]
 
 
 def store(objects: list[Raw], port: int, *, calling: str, called: str) -> list[int]:
@@ -101,7 +112,7 @@ def store(objects: list[Raw], port: int, *, calling: str, called: str) -> list[i
     association = ae.associate(servers.HOST, port, ae_title=called)
     if not association.is_established:
         refused = association.is_rejected or not association.accepted_contexts
-        return [REFUSED_CONTEXT if refused else NO_ANSWER] * len(objects)
+        return [REFUSED if refused else NO_ANSWER] * len(objects)
     try:
         return [_send(association, number, one) for number, one in enumerate(objects, start=1)]
     finally:
@@ -116,17 +127,25 @@ def _send(association: object, number: int, one: Raw) -> int:
         if context.abstract_syntax == one.sop_class and context.transfer_syntax[0] == one.syntax
     ]
     if not found:
-        return REFUSED_CONTEXT
+        return REFUSED
     if not association.is_established:
         return NO_ANSWER
     request = C_STORE()
     request.MessageID, request.Priority = number, 2
     request.AffectedSOPClassUID, request.AffectedSOPInstanceUID = one.sop_class, one.sop_uid
-    request.DataSet = BytesIO(one.data)
+    request.DataSet = None if one.data is None else BytesIO(one.data)
     association._reactor_checkpoint.clear()
     try:
         association.dimse.send_msg(request, found[0])
+        if one.data == b"":  # pynetdicom announces a dataset and then sends no fragment of it
+            association.dul.send_pdu(_empty_fragment(found[0]))
         _, answer = association.dimse.get_msg(block=True)
     finally:
         association._reactor_checkpoint.set()
     return NO_ANSWER if answer is None or answer.Status is None else int(answer.Status)
+
+
+def _empty_fragment(context_id: int) -> P_DATA:
+    primitive = P_DATA()
+    primitive.presentation_data_value_list = [[context_id, b"\x02"]]  # dataset, last fragment
+    return primitive

@@ -14,6 +14,8 @@ import typer
 
 from bridge.cli import consent, demo, model, proof, site, study
 from bridge.errors import RadsealError, SettingsError, WrongUse
+from ledger.errors import LedgerError
+from models.errors import ModelError
 
 __all__ = ["app", "main"]
 
@@ -40,6 +42,6 @@ def main() -> None:
     except (SettingsError, WrongUse) as error:
         sys.stderr.write(f"radseal: {error}\n")
         raise SystemExit(2) from None
-    except RadsealError as error:
+    except (RadsealError, LedgerError, ModelError) as error:
         sys.stderr.write(f"radseal: {error}\n")
         raise SystemExit(1) from None

@@ -36,6 +36,7 @@ __all__ = ["Listener", "main"]
 
 SUCCESS = 0x0000
 OUT_OF_RESOURCES = 0xA700
+CANNOT_UNDERSTAND = 0xC000
 
 
 class _Part:
@@ -120,8 +121,6 @@ class Listener:
         ae.maximum_associations = 64
         ae.maximum_pdu_size = 0
         ae.network_timeout = 120
-        if listener.accept == "listed":
-            ae.require_calling_aet = [source.ae_title for source in self._settings.sources]
         self._server = ae.start_server(
             (listener.host, listener.port),
             block=False,
@@ -139,6 +138,8 @@ class Listener:
         """Stop listening; associations are aborted, unacknowledged objects are the sender's."""
         if self._server is not None:
             self._server.shutdown()
+            for association in self._server.active_associations:
+                association.abort()
 
     def _part(self, **_: object) -> _Part:
         part = _Part(self._files.parts / f"{self._pid}-{next(self._numbers)}")
@@ -164,15 +165,25 @@ class Listener:
             event.assoc.acse.send_reject(0x02, 0x03, 0x02)
             event.assoc.kill()
             return
-        source = self._settings.source_of(str(requestor.ae_title))
-        if source is not None and source.host and not _same_host(source.host, requestor.address):
-            self._log.error("association.refused", code="address", source=source.name)
+        # pynetdicom sets requestor.ae_title only after this event.
+        source = self._settings.source_of(str(requestor.primitive.calling_ae_title))
+        if source is None:
+            why = "not listed" if self._settings.listener.accept == "listed" else ""
+        else:
+            elsewhere = source.host and not _same_host(source.host, requestor.address)
+            why = "address" if elsewhere else ""
+        if why:
+            named = None if source is None else source.name
+            self._log.error("association.refused", code=why, source=named)
             # Rejected permanent, service user, calling AE title not recognized.
             event.assoc.acse.send_reject(0x01, 0x01, 0x03)
             event.assoc.kill()
 
     def _on_store(self, event: Any) -> int:
-        part: _Part = event.request._dataset_file
+        part: _Part | None = event.request._dataset_file
+        if part is None:  # a C-STORE-RQ that announces no dataset
+            self._log.error("store.refused", code="no dataset")
+            return CANNOT_UNDERSTAND
         self._parts.discard(part)
         if self._files.is_full():
             part.discard()
@@ -226,11 +237,11 @@ def main() -> None:
             "choose another [listener] port or end the program that holds it\n"
         )
         raise SystemExit(1) from None
-    sys.stdout.write(f"ready {port}\n")
-    sys.stdout.flush()
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
+    sys.stdout.write(f"ready {port}\n")
+    sys.stdout.flush()
     threading.Thread(target=_end_with_parent, args=(ended.set,), daemon=True).start()
     ended.wait()
     listener.stop()

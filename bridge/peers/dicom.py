@@ -120,13 +120,21 @@ def counts(peer: Peer, study_instance_uid: str) -> Counted | None:
                 return None
             if found is None:
                 continue
-            count = found.get("NumberOfSeriesRelatedInstances")
-            uid = str(found.get("SeriesInstanceUID", ""))
+            uid, count = str(found.get("SeriesInstanceUID", "")), _count(found)
             if count is None or not uid:
                 return None
-            series[uid] = int(count)
+            series[uid] = count
             modalities[uid] = str(found.get("Modality", ""))
     return Counted(series, modalities) if series else None
+
+
+def _count(found: Dataset) -> int | None:
+    """Read (0020,1209) as a peer wrote it; None for what is no count."""
+    try:
+        count = int(found.get("NumberOfSeriesRelatedInstances"))
+    except (TypeError, ValueError):
+        return None
+    return count if count >= 0 else None
 
 
 def store(peer: Peer, objects: Iterable[tuple[str, Path]]) -> dict[str, Sent]:

@@ -45,11 +45,10 @@ def counts(connection: Connection, study_id: str | None = None) -> list[Row[Any]
     return list(connection.execute(query))
 
 
-def images(connection: Connection, study_id: str) -> list[HeldRow]:
-    """List a study's quarantined instances."""
+def images(connection: Connection, study_id: str, *, conflicts: bool = False) -> list[HeldRow]:
+    """List a study's quarantined instances; `conflicts` adds those that contradict a held one."""
+    states = [InstanceState.QUARANTINED, *([InstanceState.CONFLICT] if conflicts else [])]
     rows = connection.execute(
-        select(instances).where(
-            instances.c.study_id == study_id, instances.c.state == InstanceState.QUARANTINED
-        )
+        select(instances).where(instances.c.study_id == study_id, instances.c.state.in_(states))
     )
     return [held_row(row) for row in rows]

@@ -38,7 +38,7 @@ __all__ = [
     "set_route",
     "start_run",
     "twin",
-    "waiting_of_model",
+    "undelivered_of_model",
 ]
 
 
@@ -265,15 +265,17 @@ def place(connection: Connection, identity: str) -> tuple[str, int]:
     return row.study_id, row.generation
 
 
-def waiting_of_model(connection: Connection, study_id: str, model_id: str) -> list[DeliveryRow]:
-    """List the undelivered results of a model for a study."""
+def undelivered_of_model(connection: Connection, study_id: str, model_id: str) -> list[DeliveryRow]:
+    """List the results of a model for a study that wait, were refused or are held back."""
     rows = connection.execute(
         select(deliveries)
         .join(runs, runs.c.id == deliveries.c.run_id)
         .join(routes, routes.c.id == runs.c.route_id)
         .where(
             routes.c.study_id == study_id, routes.c.model_id == model_id,
-            deliveries.c.state == DeliveryState.WAITING,
+            deliveries.c.state.in_(
+                [DeliveryState.WAITING, DeliveryState.DEAD, DeliveryState.HELD]
+            ),
         )
     )  # fmt: skip
     return [_delivery(row) for row in rows]
@@ -321,10 +323,16 @@ def deliveries_of(
     run_id: str | None = None,
     destination: str | None = None,
     study_id: str | None = None,
+    generation: int | None = None,
     state: DeliveryState | None = None,
 ) -> list[DeliveryRow]:
-    """List deliveries by run, destination, study or state."""
+    """List deliveries by run, destination, study, generation or state."""
     query = select(deliveries).join(artifacts)
+    if generation is not None:
+        query = query.join(runs, runs.c.id == deliveries.c.run_id).join(
+            routes, routes.c.id == runs.c.route_id
+        )
+        query = query.where(routes.c.generation == generation)
     if run_id is not None:
         query = query.where(deliveries.c.run_id == run_id)
     if destination is not None:
