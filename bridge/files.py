@@ -4,6 +4,7 @@ A name never comes from outside: UIDs are hashed (`uid_name`) before they become
 part of a path. Every write is fsynced, file and folder, before it is called done.
 
     instances/inbox/ARRIVAL.dcm      what the listener acknowledged and nobody has indexed yet
+    instances/listening              since when the listener takes images, locked while it does
     instances/ab/HASH/ARRIVAL.dcm    the same file, indexed, in its study's folder
     artifacts/STUDY/HASH.dcm         what we composed, byte for byte as it is sent
     work/ROUTE/                      decoded pixels and outcomes of runs, can be made again
@@ -11,15 +12,17 @@ part of a path. Every write is fsynced, file and folder, before it is called don
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
 from bridge.errors import StorageFull
 from bridge.study import uid_name
 
-__all__ = ["Files", "arrival_name", "calling_ae_of", "fsync_folder", "received_ns_of"]
+__all__ = ["Attention", "Files", "arrival_name", "calling_ae_of", "fsync_folder", "received_ns_of"]
 
 
 def fsync_folder(folder: Path) -> None:
@@ -52,6 +55,49 @@ def calling_ae_of(arrival: str) -> str:
         return ""
 
 
+class Attention:
+    """Since when images can come in: a file that the listener holds locked while it listens.
+
+    Silence says that a study is complete only as long as somebody listens and turns nobody away;
+    a worker in another process must know.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._handle: int | None = None
+
+    def pay(self, now: datetime) -> None:
+        """Say that from now on images can come in; for the listener, once it listens.
+
+        Said again when a sender was turned away: the silence that follows begins anew.
+        """
+        if self._handle is None:
+            self._handle = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
+            fcntl.flock(self._handle, fcntl.LOCK_EX)
+        os.pwrite(self._handle, now.isoformat().encode().ljust(40), 0)
+
+    def cease(self) -> None:
+        """Say that nothing can come in any more."""
+        handle, self._handle = self._handle, None
+        if handle is not None:
+            os.close(handle)
+
+    def since(self, unknown: datetime) -> datetime | None:
+        """Since when; None while nobody listens, `unknown` where nobody ever did."""
+        try:
+            handle = os.open(self._path, os.O_RDONLY)
+        except FileNotFoundError:
+            return unknown
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return datetime.fromisoformat(os.pread(handle, 40, 0).decode().strip())
+        else:
+            return None
+        finally:
+            os.close(handle)
+
+
 class Files:
     """A site's stored bytes; `watermark_mb` is what must stay free on the disk."""
 
@@ -61,6 +107,7 @@ class Files:
         self.parts = instances / "parts"
         self.artifacts = folder / "artifacts"
         self.work = folder / "work"
+        self.attention = Attention(instances / "listening")
         self._watermark_mb = watermark_mb
 
     def prepare(self) -> None:

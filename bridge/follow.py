@@ -50,12 +50,14 @@ def look(rooms: Rooms, study_id: str, generation: int) -> float:
     models = rooms.catalog.active()
     rules = _rules(rooms)
     askable = rooms.site.askable(study.calling_ae) is not None
-    facts = _arrivals(rooms, current, held, own, askable=askable)
+    facts = _arrivals(rooms, current, held, own, now, askable=askable)
     verdict = assemble.judge(facts, rules, now)
     if verdict.ask and askable:
         newest = max((one.received_at for one in held), default=current.opened_at)
         answers = _ask(rooms, study, current, models, newest)
-        facts = _arrivals(rooms, current, held, own, askable=answers is not None, answers=answers)
+        facts = _arrivals(
+            rooms, current, held, own, now, askable=answers is not None, answers=answers
+        )
         verdict = assemble.judge(facts, rules, now)
     ready, refused = route.plan([package for _, package in models], held, verdict)
     for one in ready:
@@ -85,6 +87,12 @@ def _known_until(rooms: Rooms) -> datetime:
     return min(now, datetime.fromtimestamp(received_ns_of(oldest.stem) / 1e9, UTC))
 
 
+def _listening(rooms: Rooms, now: datetime) -> datetime:
+    """Since when somebody listens and we watch: `now` while nobody could send anything."""
+    started = rooms.clock.started
+    return max(started, rooms.files.attention.since(started) or now)
+
+
 def _more_came(connection: Connection, current: GenerationRow, held: Sequence[HeldRow]) -> bool:
     """Whether images came (or were corrected) since we looked; if not, none can until we commit."""
     arrivals.generation(connection, current.study_id, current.generation, hold=True)
@@ -104,6 +112,7 @@ def _arrivals(
     current: GenerationRow,
     held: Sequence[HeldRow],
     own: frozenset[str],
+    now: datetime,
     *,
     askable: bool,
     answers: Sequence[assemble.Answer] | None = None,
@@ -117,7 +126,7 @@ def _arrivals(
         answers = _kept(current)
     readable = answers[-1].readable if answers else frozenset()
     return assemble.Arrivals(
-        held=counts, last=last, opened=current.opened_at, since=rooms.clock.started,
+        held=counts, last=last, opened=current.opened_at, since=_listening(rooms, now),
         declared=current.declared, answers=answers, askable=askable,
         readable=readable, own=own,
     )  # fmt: skip

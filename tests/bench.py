@@ -27,7 +27,8 @@ from pynetdicom import AE, AllStoragePresentationContexts, evt
 from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind, Verification
 from sqlalchemy import select
 
-from bridge import ambient, close, compose, deliver, follow, infer, site
+from bridge import ambient, close, compose, deliver, follow, grant, infer, site
+from bridge.consent.document import parse
 from bridge.demo import phantom
 from bridge.engine import EngineClient
 from bridge.files import arrival_name
@@ -188,6 +189,7 @@ class Bench:
     def close(self) -> None:
         self.work.close()
         self.rooms.vault.close()
+        self.rooms.record.log.store.close()
         self.rooms.database.dispose()
 
     # The modality.
@@ -330,6 +332,42 @@ class Bench:
 def every(datasets: Sequence[Dataset], **tags: Any) -> list[Dataset]:
     """Copies of all with other header values."""
     return [changed(one, **tags) for one in datasets]
+
+
+ACT_REASON = "http://terminology.hl7.org/CodeSystem/v3-ActReason"
+
+
+def consent(
+    answer: str,
+    patient: phantom.Patient = ANNA,
+    *,
+    end: datetime | None = None,
+    text: str = "",
+    purpose: str = "TREATDS",
+) -> bytes:
+    """A FHIR Consent of a patient; `end` is when its provision ends, `text` tells it apart."""
+    provision: dict[str, Any] = {
+        "type": answer,
+        "purpose": [{"system": ACT_REASON, "code": purpose}],
+    }
+    if end is not None:
+        provision["period"] = {"end": end.isoformat(timespec="milliseconds")}
+    return json.dumps({
+        "resourceType": "Consent", "status": "active", "id": text or answer,
+        "scope": {"coding": [{"system": "http://terminology.hl7.org/CodeSystem/consentscope",
+                              "code": "patient-privacy"}]},
+        "category": [{"coding": [{"system": "http://loinc.org", "code": "59284-0"}]}],
+        "patient": {"identifier": {"system": "urn:oid:1.2.3", "value": patient.id}},
+        "dateTime": "2026-01-01",
+        "policy": [{"uri": "https://profiles.ihe.net/ITI/PCF/Policy-basic-normal"}],
+        "provision": provision,
+    }).encode()  # fmt: skip
+
+
+def refuse(desk: Bench, patient: phantom.Patient = ANNA) -> str:
+    """Keep a patient's refusal."""
+    data = consent("deny", patient)
+    return grant.keep(desk.rooms, data, parse(data), None, by="clerk")
 
 
 class Archive:

@@ -13,6 +13,7 @@ peer sends once more; the indexer knows it by its digest.
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import itertools
 import os
@@ -132,12 +133,14 @@ class Listener:
                 (evt.EVT_CONN_CLOSE, self._on_close),
             ],
         )
+        self._files.attention.pay(ambient.now())
         return int(self._server.server_address[1])
 
     def stop(self) -> None:
         """Stop listening; associations are aborted, unacknowledged objects are the sender's."""
         if self._server is not None:
             self._server.shutdown()
+        self._files.attention.cease()
             for association in self._server.active_associations:
                 association.abort()
 
@@ -160,6 +163,7 @@ class Listener:
     def _on_requested(self, event: Any) -> None:
         requestor = event.assoc.requestor
         if self._files.is_full():
+            self._files.attention.pay(ambient.now())
             self._log.error("association.refused", code="disk below its watermark")
             # Rejected transient, service provider (presentation), local limit exceeded.
             event.assoc.acse.send_reject(0x02, 0x03, 0x02)
@@ -185,11 +189,9 @@ class Listener:
             self._log.error("store.refused", code="no dataset")
             return CANNOT_UNDERSTAND
         self._parts.discard(part)
-        if self._files.is_full():
-            part.discard()
-            self._log.error("store.refused", code="disk below its watermark")
-            return OUT_OF_RESOURCES
         try:
+            if self._files.is_full():
+                raise OSError(errno.ENOSPC, "disk below its watermark")
             part.settle()
             name = arrival_name(
                 _now_ns(), self._pid, next(self._numbers), str(event.assoc.requestor.ae_title)
@@ -198,6 +200,7 @@ class Listener:
             fsync_folder(self._files.inbox)
         except OSError as error:
             part.discard()
+            self._files.attention.pay(ambient.now())
             self._log.error("store.failed", code=error.strerror)
             return OUT_OF_RESOURCES  # ours, whatever it is: the sender shall try again
         # A crash from here on loses nothing: the file is durable under its final name.

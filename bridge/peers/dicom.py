@@ -47,6 +47,10 @@ class Sent:
     not_taken: bool = False  # the peer accepted no context for the object's SOP class
 
 
+_NO_ANSWER = Sent("transient", "no answer to the C-STORE: the connection broke or time ran out")
+_BROKEN = Sent("transient", "the association broke before this object was sent")
+
+
 @dataclass(frozen=True, slots=True)
 class Counted:
     """A source's counts: instances in each series, and each series' modality."""
@@ -157,7 +161,15 @@ def store(peer: Peer, objects: Iterable[tuple[str, Path]]) -> dict[str, Sent]:
         if not association.is_established and not _took_nothing(association):
             lost = Sent("transient", _why_not(association, peer))
             return dict.fromkeys(files, lost)
-        return {key: _send(association, peer, path, metas[key]) for key, path in files.items()}
+        sent: dict[str, Sent] = {}
+        for key, path in files.items():
+            # After a broken connection pynetdicom still calls it established for a moment; a
+            # second object sent into it would wait for its answer until the time limit.
+            if any(one is _NO_ANSWER for one in sent.values()):
+                sent[key] = _BROKEN
+            else:
+                sent[key] = _send(association, peer, path, metas[key])
+        return sent
 
 
 def _took_nothing(association: Any) -> bool:
@@ -167,7 +179,7 @@ def _took_nothing(association: Any) -> bool:
 
 def _send(association: Any, peer: Peer, path: Path, meta: Dataset) -> Sent:
     if not association.is_established and not _took_nothing(association):
-        return Sent("transient", "the association broke before this object was sent")
+        return _BROKEN
     sop_class = meta.MediaStorageSOPClassUID
     taken = {
         c.transfer_syntax[0]
@@ -192,7 +204,7 @@ def _send(association: Any, peer: Peer, path: Path, meta: Dataset) -> Sent:
 def _verdict(status: Dataset) -> Sent:
     """Judge a C-STORE status (PS3.4 table B.2-1)."""
     if not status:
-        return Sent("transient", "no answer to the C-STORE within the time limit")
+        return _NO_ANSWER
     code = int(status.Status)
     if code in {0x0000, 0xB000, 0xB006, 0xB007}:
         return Sent("stored", f"stored, status 0x{code:04X}", code)

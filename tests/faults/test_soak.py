@@ -8,6 +8,7 @@ what the log says must agree in the end. The seed is printed; RADSEAL_SOAK=full 
 from __future__ import annotations
 
 import collections
+import contextlib
 import json
 import os
 import random
@@ -66,7 +67,10 @@ def _over(ward: w.Ward) -> bool:
 def _rampage(ward: w.Ward, dice: random.Random, *, worker: bool) -> None:
     """Kill and start again, KILLS times; the last start is left alone."""
     for number in range(KILLS):
-        time.sleep(dice.uniform(1.0, 8.0))
+        if dice.random() < 0.8:  # in the midst of work; else already while it starts
+            with contextlib.suppress(AssertionError):
+                ward.wait_ready(20)
+        time.sleep(dice.uniform(0.0, 3.0))
         victim = dice.choice(["serve", "serve", "worker"]) if worker else "serve"
         alone = dice.random() < 0.3  # its listener and model children are left to notice
         print(f"kill {number + 1}: {victim}{' alone' if alone else ''}", flush=True)

@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -208,7 +209,7 @@ class PACS:
         uid, data = str(event.request.AffectedSOPInstanceUID), event.encoded_dataset()
         status = self.answer(uid)
         if status is None:
-            event.assoc.abort()
+            event.assoc.dul.socket.socket.shutdown(socket.SHUT_RDWR)
             return 0xC000
         if status == 0x0000:
             found = dcmread(BytesIO(data), specific_tags=["StudyInstanceUID"])

@@ -29,7 +29,11 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from onnx import TensorProto, helper, numpy_helper
 
-pytestmark = [pytest.mark.peer, pytest.mark.timeout(900)]
+pytestmark = [
+    pytest.mark.peer,
+    pytest.mark.timeout(900),
+    pytest.mark.filterwarnings("ignore::UserWarning:pydicom"),  # these files deserve them
+]
 
 FOLDERS = ("malformed", "odd", "charset", "syntax", "objects", "multiframe", "selection")
 IMAGES = (
@@ -447,7 +451,9 @@ def test_an_object_without_a_dataset(ward, data):
 def test_what_is_no_dicom_at_all_ends_only_its_own_connection(ward, data):
     with socket.create_connection((servers.HOST, ward.site.port), timeout=10) as peer:
         peer.sendall(data)
-    assert servers.echoes(house.AE_TITLE, ward.site.port)
+    one = sender.raw(ward.ward.corpus / "dev" / "syntax" / "CT_small.dcm")
+    assert ward.ward.send([one]) == [0]
+    ward.ward.arrivals()
 
 
 def test_strangers_are_turned_away(ward):

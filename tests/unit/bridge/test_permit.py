@@ -6,7 +6,7 @@ import json
 from datetime import timedelta
 
 import pytest
-from bench import ANNA, BERT, NOBODY, changed, every, images
+from bench import ANNA, BERT, NOBODY, changed, consent, every, images
 
 from bridge import acts, ambient, deliver, grant, infer, permit
 from bridge.consent.document import parse
@@ -15,29 +15,10 @@ from bridge.store.database import reading
 from bridge.study import RouteState
 
 UID = str(images(1)[0].StudyInstanceUID)
-ACT = "http://terminology.hl7.org/CodeSystem/v3-ActReason"
-
-
-def document(
-    answer: str, patient=ANNA, *, end=None, text: str = "", purpose: str = "TREATDS"
-) -> bytes:
-    provision = {"type": answer, "purpose": [{"system": ACT, "code": purpose}]}
-    if end is not None:
-        provision["period"] = {"end": end.isoformat(timespec="milliseconds")}
-    return json.dumps({
-        "resourceType": "Consent", "status": "active", "id": text or answer,
-        "scope": {"coding": [{"system": "http://terminology.hl7.org/CodeSystem/consentscope",
-                              "code": "patient-privacy"}]},
-        "category": [{"coding": [{"system": "http://loinc.org", "code": "59284-0"}]}],
-        "patient": {"identifier": {"system": "urn:oid:1.2.3", "value": patient.id}},
-        "dateTime": "2026-01-01",
-        "policy": [{"uri": "https://profiles.ihe.net/ITI/PCF/Policy-basic-normal"}],
-        "provision": provision,
-    }).encode()  # fmt: skip
 
 
 def keep(desk, answer: str, patient=ANNA, **options) -> str:
-    data = document(answer, patient, **options)
+    data = consent(answer, patient, **options)
     return grant.keep(desk.rooms, data, parse(data), None, by="clerk")
 
 
