@@ -124,8 +124,8 @@ class Arrivals:
     """What is held of a study's generation, with times by the indexer's steady clock.
 
     `last` is when the newest instance of each series came; `since` is when this process
-    began to watch and the listener to listen, so that no restart shortens a quiet period. `own` are series of
-    our own results, which no count compares.
+    began to watch and the listener to listen, so that no restart shortens a quiet period.
+    `own` are series of our own results, which no count compares.
     """
 
     held: Mapping[str, int]

@@ -199,9 +199,11 @@ def _checks(rooms: Rooms) -> Iterator[tuple[str, bool, str]]:
         ", ".join(f"{m.id} {m.version}" for m in active)
         or ("no model is active: radseal model approve, then activate"),
     )
-    for row in active:
-        tested = sandbox.selftest(rooms.catalog.package(row.digest), sandbox.Limits())
+    for row, package in rooms.catalog.active():
+        tested = sandbox.selftest(package, sandbox.Limits())
         yield f"self-test {row.id}", tested.passed, tested.text
+    for row, why in rooms.catalog.broken():
+        yield f"model {row.id}", False, why
     for name, one in _peers(settings):
         ok, words = dicom.echo(one)
         yield f"peer {name}", ok, words

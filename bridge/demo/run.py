@@ -86,7 +86,11 @@ def run(*, keep: bool) -> int:
                 process.wait()
         return 0 if ok else 1
     except RadsealError as error:
-        console.print(f"the demo failed: {error}", style="red", highlight=False)
+        console.print(f"the demo failed: {error}", style="red", highlight=False, soft_wrap=True)
+        log = folder / "serve.log"
+        if log.exists():
+            last = log.read_text(encoding="utf-8", errors="replace").splitlines()[-10:]
+            console.print("\n".join(last), highlight=False, markup=False, soft_wrap=True)
         return 1
     except KeyboardInterrupt:
         return 0
@@ -157,7 +161,7 @@ def _wait(true: Callable[[], bool], process: subprocess.Popen[bytes], seconds: f
     until = time.monotonic() + seconds
     while not true():
         if process.poll() is not None:
-            raise Refused("the service ended; its log says why")
+            raise Refused("the service ended; the last lines of its log:")
         if time.monotonic() > until:
             raise Refused(f"no answer within {seconds:g} s")
         time.sleep(0.05)

@@ -140,9 +140,9 @@ class Listener:
         """Stop listening; associations are aborted, unacknowledged objects are the sender's."""
         if self._server is not None:
             self._server.shutdown()
-        self._files.attention.cease()
             for association in self._server.active_associations:
                 association.abort()
+        self._files.attention.cease()
 
     def _part(self, **_: object) -> _Part:
         part = _Part(self._files.parts / f"{self._pid}-{next(self._numbers)}")

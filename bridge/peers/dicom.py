@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydicom import Dataset, dcmread
+from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_file_meta_info
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, _config, build_context, evt
@@ -49,6 +50,9 @@ class Sent:
 
 _NO_ANSWER = Sent("transient", "no answer to the C-STORE: the connection broke or time ran out")
 _BROKEN = Sent("transient", "the association broke before this object was sent")
+
+
+_STRANGE = Sent("permanent", "it is no DICOM file with a meta group, so it was not sent")
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +153,10 @@ def store(peer: Peer, objects: Iterable[tuple[str, Path]]) -> dict[str, Sent]:
     """
     _config.STORE_SEND_CHUNKED_DATASET = True
     files = dict(objects)
-    metas = {key: read_file_meta_info(path) for key, path in files.items()}
+    metas = {key: meta for key, path in files.items() if (meta := _meta(path)) is not None}
+    strange = dict.fromkeys(files.keys() - metas.keys(), _STRANGE)
+    if not metas:
+        return strange
     contexts = []
     for sop_class, syntax in sorted(
         {(m.MediaStorageSOPClassUID, m.TransferSyntaxUID) for m in metas.values()}
@@ -160,16 +167,26 @@ def store(peer: Peer, objects: Iterable[tuple[str, Path]]) -> dict[str, Sent]:
     with _associated(peer, contexts) as association:
         if not association.is_established and not _took_nothing(association):
             lost = Sent("transient", _why_not(association, peer))
-            return dict.fromkeys(files, lost)
-        sent: dict[str, Sent] = {}
-        for key, path in files.items():
+            return strange | dict.fromkeys(metas, lost)
+        sent: dict[str, Sent] = strange
+        for key, meta in metas.items():
             # After a broken connection pynetdicom still calls it established for a moment; a
             # second object sent into it would wait for its answer until the time limit.
             if any(one is _NO_ANSWER for one in sent.values()):
                 sent[key] = _BROKEN
             else:
-                sent[key] = _send(association, peer, path, metas[key])
+                sent[key] = _send(association, peer, files[key], meta)
         return sent
+
+
+def _meta(path: Path) -> Dataset | None:
+    """Read what a C-STORE needs to know of a file (group 0002); None where it does not say it."""
+    try:
+        meta = read_file_meta_info(path)
+    except InvalidDicomError:
+        return None
+    said = "MediaStorageSOPClassUID" in meta and "TransferSyntaxUID" in meta
+    return meta if said else None
 
 
 def _took_nothing(association: Any) -> bool:

@@ -26,6 +26,7 @@ from ledger.tiles import WIDTH, Tile, unpack
 FULL = os.environ.get("RADSEAL_SOAK") == "full"
 STUDIES, KILLS = (110, 24) if FULL else (12, 4)
 SECONDS = 3000 if FULL else 200
+QUIET = 3.0  # longer than a modality needs to come back after a crash
 SEED = int(os.environ.get("RADSEAL_SOAK_SEED", "20261124"))
 
 pytestmark = [pytest.mark.fault, pytest.mark.soak, pytest.mark.timeout(SECONDS + 200)]
@@ -160,7 +161,7 @@ def test_a_service_on_sqlite_is_killed_again_and_again(tmp_path: Path) -> None:
     pacs = w.PACS()
     pacs.up()
     try:
-        with w.ward(tmp_path, [pacs]) as ward:
+        with w.ward(tmp_path, [pacs], quiet_seconds=QUIET) as ward:
             _soak(ward, pacs, worker=False)
     finally:
         pacs.down()
@@ -172,7 +173,7 @@ def test_a_service_and_a_worker_on_postgresql_are_killed_again_and_again(
     pacs = w.PACS()
     pacs.up()
     try:
-        with w.ward(tmp_path, [pacs], database_url=database_url) as ward:
+        with w.ward(tmp_path, [pacs], database_url=database_url, quiet_seconds=QUIET) as ward:
             _soak(ward, pacs, worker=True)
     finally:
         pacs.down()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from bridge import files as room
 from bridge.errors import StorageFull
-from bridge.files import Files, arrival_name, calling_ae_of, received_ns_of
+from bridge.files import Attention, Files, arrival_name, calling_ae_of, received_ns_of
 
 
 @pytest.fixture
@@ -42,7 +43,7 @@ def test_names_sort_by_time():
 def test_parts_of_a_listener_that_died_are_removed(files):
     (files.parts / "half").write_bytes(b"x")
     (files.inbox / "whole.dcm").write_bytes(b"x")
-    files.prepare()
+    files.clear_parts()
     assert not list(files.parts.iterdir())
     assert files.waiting() == 1
 
@@ -126,3 +127,15 @@ def test_run_folders_come_and_go(files):
     files.drop_run_folder("r")
     files.drop_run_folder("r")
     assert not folder.exists()
+
+
+def test_attention_is_paid_while_the_listener_holds_it(files):
+    before, at = datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 2, tzinfo=UTC)
+    onlooker = Attention(files.instances / "listening")
+    assert onlooker.since(before) == before  # nobody ever listened
+    files.attention.pay(at)
+    assert onlooker.since(before) == at
+    files.attention.pay(at + timedelta(minutes=1))  # somebody was turned away
+    assert onlooker.since(before) == at + timedelta(minutes=1)
+    files.attention.cease()
+    assert onlooker.since(before) is None

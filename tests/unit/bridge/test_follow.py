@@ -8,6 +8,7 @@ import pytest
 from bench import MODEL, changed, images
 
 from bridge import acts, follow
+from bridge.files import Attention
 from bridge.store import arrivals
 from bridge.store.database import writing
 from bridge.study import StudyState
@@ -122,6 +123,23 @@ def test_a_restart_begins_the_quiet_period_anew(new_site, uid):
     assert look(desk, uid) == pytest.approx(1)
     desk.clock.pass_(1)
     assert look(desk, uid) == 0
+
+
+def test_silence_says_nothing_while_nobody_listens(new_site, uid):
+    desk = new_site(SITE)
+    desk.model()
+    desk.receive(*images(2))
+    listener = Attention(desk.rooms.files.instances / "listening")
+    listener.pay(desk.clock.time)
+    listener.cease()  # killed: this worker lives on in another process
+    desk.clock.pass_(300)
+    assert look(desk, uid) == pytest.approx(30)
+    listener.pay(desk.clock.time)  # started again
+    desk.clock.pass_(29)
+    assert look(desk, uid) == pytest.approx(1)
+    desk.clock.pass_(1)
+    assert look(desk, uid) == 0
+    listener.cease()
 
 
 # Asking the source.

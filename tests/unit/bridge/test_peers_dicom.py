@@ -155,6 +155,19 @@ def test_store_to_nobody_is_tried_again(tmp_path, mute):
         assert {one.outcome for one in sent.values()} == {"transient"}
 
 
+def test_what_is_no_dicom_file_is_said_and_keeps_nothing_else_back(archive, tmp_path):
+    (tmp_path / "README").write_text("x" * 400)
+    (tmp_path / "empty").write_bytes(b"")
+    pacs = archive()
+    some = [*files(tmp_path), ("readme", tmp_path / "README"), ("empty", tmp_path / "empty")]
+    sent = dicom.store(peer(pacs), some)
+    assert len(pacs.received) == 2
+    assert sent["readme"].outcome == sent["empty"].outcome == "permanent"
+    assert "no DICOM file" in sent["readme"].words
+    assert dicom.store(nobody(), some[2:])["readme"].outcome == "permanent"
+    assert dicom.store(nobody(), []) == {}
+
+
 def test_a_class_that_is_not_taken_is_final_and_said(archive, tmp_path):
     pacs = archive(takes=["1.2.840.10008.5.1.4.1.1.88.33"])
     sent = dicom.store(peer(pacs), files(tmp_path))
