@@ -47,7 +47,7 @@ def _by_path(name: str, path: Path) -> ModuleType:
 
 
 _servers = _by_path("servers", ROOT / "tests" / "servers.py")
-_house = _by_path("house", ROOT / "tests" / "house.py")
+_by_path("house", ROOT / "tests" / "house.py")
 _by_path("validators", ROOT / "tests" / "validators.py")
 _by_path("sender", ROOT / "tests" / "sender.py")
 
@@ -105,11 +105,11 @@ def orthanc(orthanc_server: Any) -> Any:
     return orthanc_server
 
 
-@pytest.fixture
-def site() -> Iterator[Callable[..., Any]]:
-    """Make and serve a site: `site(packages=[...])` gives a house (tests/house.py)."""
+@pytest.fixture(scope="module")
+def enter() -> Iterator[Callable[[AbstractContextManager[Any]], Any]]:
+    """Keep a server for this module: `enter(house.served(...))` (tests/servers.py, house.py)."""
     with ExitStack() as stack:
-        yield lambda **options: _entered(stack, _house.served(**options))
+        yield lambda context: _entered(stack, context)
 
 
 @pytest.fixture

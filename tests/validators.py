@@ -1,16 +1,17 @@
 """What independent programs say of an object: dciodvfy, PixelMed, dcmqi.
 
-Each returns values to compare. A missing program raises servers.MissingError,
-which fixtures turn into a skip; call `needed` first.
+Each returns values to compare. `enter(validators.present())` skips where one is missing.
 """
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ import servers
 _JAVA = Path("/usr/share/java")
 
 
-def needed() -> None:
+@contextlib.contextmanager
+def present() -> Iterator[None]:
     """Raise servers.MissingError for the first program that is not here."""
     servers.program("dciodvfy", "dicom3tools")
     servers.program("java", "default-jre-headless")
@@ -28,6 +30,7 @@ def needed() -> None:
         raise servers.MissingError("PixelMed is not installed: apt-get install libpixelmed-java")
     for name in ("tid1500reader", "segimage2itkimage"):
         _dcmqi(name)
+    yield
 
 
 def _dcmqi(name: str) -> str:

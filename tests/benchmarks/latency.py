@@ -101,7 +101,7 @@ def _round(number: int, served: house.House, receiver: _Clocked, token: str) -> 
     told = served.story(study) or {}
     at = {line["code"]: datetime.fromisoformat(line["at"]) for line in told["lines"]}
     ran = at["inference.completed"] - at["inference.started"]
-    seg = [line for line in told["lines"] if line["code"] == "result.composed"][0]
+    seg = next(line for line in told["lines"] if line["code"] == "result.composed")
     encoding = datetime.fromisoformat(seg["at"]) - at["inference.completed"]
     seconds = timedelta.total_seconds
     return whole, bare, whole - bare, seconds(ran), seconds(encoding)

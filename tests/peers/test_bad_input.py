@@ -317,34 +317,31 @@ class Ward:
 
 
 @pytest.fixture(scope="module")
-def ward(shared, tmp_path_factory):
+def ward(shared, enter, tmp_path_factory):
     """A site to which every object of the table was sent."""
     folder = tmp_path_factory.mktemp("ward")
     package, pem, public = _package(folder)
     signing = house.House(folder, 0, 0, folder / "none")
     signing.radseal("model", "sign", package, "--key", pem)
-    try:
-        with (
-            servers.storescp() as pacs,
-            house.served(
-                packages=[package],
-                key=public,
-                destinations=[house.destination("pacs", pacs.ae_title, pacs.port)],
-                tables={"consent": {"unidentified": "permit"}},
-                quiet_seconds=1,
-                folder=folder / "house",
-            ) as site,
-        ):
-            made = Ward(site, pacs, shared / "corpus")
-            made.take(FOLDERS[0])
-            made.settle()
-            before = site.memory_mb()
-            for name in FOLDERS[1:]:
-                made.take(name)
-            made.settle()
-            yield SimpleNamespace(ward=made, site=site, before=before, after=site.memory_mb())
-    except servers.MissingError as missing:
-        pytest.skip(str(missing))
+    pacs = enter(servers.storescp())
+    site = enter(
+        house.served(
+            packages=[package],
+            key=public,
+            destinations=[house.destination("pacs", pacs.ae_title, pacs.port)],
+            tables={"consent": {"unidentified": "permit"}},
+            quiet_seconds=1,
+            folder=folder / "house",
+        )
+    )
+    made = Ward(site, pacs, shared / "corpus")
+    made.take(FOLDERS[0])
+    made.settle()
+    before = site.memory_mb()
+    for name in FOLDERS[1:]:
+        made.take(name)
+    made.settle()
+    return SimpleNamespace(ward=made, site=site, before=before, after=site.memory_mb())
 
 
 def test_the_table_names_every_file(shared):
@@ -443,6 +440,7 @@ def test_the_same_uid_with_other_pixels_is_a_conflict_that_is_kept(ward):
 @pytest.mark.parametrize("data", [None, b""], ids=["announced as absent", "of no bytes"])
 def test_an_object_without_a_dataset(ward, data):
     """Absent is what cannot be understood (PS3.4 table B.2-1); no bytes are kept and shown."""
+    ward.ward.arrivals()
     assert ward.ward.send([sender.Raw(data)]) == [0xC000 if data is None else 0]
     assert len(ward.ward.arrivals()) == (0 if data is None else 1)
 

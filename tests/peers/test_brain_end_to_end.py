@@ -19,34 +19,31 @@ pytestmark = [pytest.mark.peer, pytest.mark.soak, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")
-def head(shared, tmp_path_factory):
+def head(shared, enter, tmp_path_factory):
     """The study's story, its source files, and what the PACS received, by SOP class."""
     folder = tmp_path_factory.mktemp("head")
     packages = shared / "models" / "packages"
     files = sorted((shared / "corpus" / "dev" / "series" / "mr_t1_head_384").glob("*"))
-    uid = str(pydicom.dcmread(files[0], stop_before_pixels=True).StudyInstanceUID)
-    try:
-        validators.needed()
-        with (
-            servers.orthanc() as pacs,
-            house.served(
-                packages=[packages / "brain-subcortical-18"],
-                key=packages / "keys" / "TEST-ONLY.pub.pem",
-                destinations=[house.destination("pacs", pacs.ae_title, pacs.port)],
-                folder=folder / "house",
-            ) as site,
-        ):
-            site.send(files)
-            told = site.until(uid, seconds=600)
-            objects = {}
-            for data in pacs.files(StudyInstanceUID=uid):
-                dataset = pydicom.dcmread(BytesIO(data))
-                path = folder / f"{dataset.SOPInstanceUID}.dcm"
-                path.write_bytes(data)
-                objects[str(dataset.SOPClassUID)] = path
-            yield told, files, objects
-    except servers.MissingError as missing:
-        pytest.skip(str(missing))
+    enter(validators.present())
+    pacs = enter(servers.orthanc())
+    site = enter(
+        house.served(
+            packages=[packages / "brain-subcortical-18"],
+            key=packages / "keys" / "TEST-ONLY.pub.pem",
+            destinations=[house.destination("pacs", pacs.ae_title, pacs.port)],
+            folder=folder / "house",
+        )
+    )
+    site.send(files)
+    uid = house.study_of(files[0])
+    told = site.until(uid, seconds=600)
+    objects = {}
+    for data in pacs.files(StudyInstanceUID=uid):
+        dataset = pydicom.dcmread(BytesIO(data), stop_before_pixels=True)
+        path = folder / f"{dataset.SOPInstanceUID}.dcm"
+        path.write_bytes(data)
+        objects[str(dataset.SOPClassUID)] = path
+    return told, files, objects
 
 
 def _sources(files: list[Path]) -> list[pydicom.Dataset]:

@@ -35,35 +35,32 @@ def _series(shared: Path, name: str) -> list[Path]:
 
 
 @pytest.fixture(scope="module")
-def delivered(shared, tmp_path_factory):
+def delivered(shared, enter, tmp_path_factory):
     """Both ways sent to one site; what became of each, with the PACS that received it."""
     folder = tmp_path_factory.mktemp("chest")
     packages = shared / "models" / "packages"
-    try:
-        validators.needed()
-        with (
-            servers.orthanc() as pacs,
-            house.served(
-                packages=[packages / "ct-lung-air"],
-                key=packages / "keys" / "TEST-ONLY.pub.pem",
-                destinations=[house.destination("pacs", pacs.ae_title, pacs.port)],
-                quiet_seconds=5,
-                folder=folder / "house",
-            ) as site,
-        ):
-            b40f, b70f = _series(shared, B40F), _series(shared, B70F)
-            site.send([*b40f, *b70f])
-            uids: dict[str, str] = {}
-            late = house.renamed(b40f, folder / "b40f", uids)
-            first = house.renamed(b70f, folder / "b70f", uids)
-            site.send(first)
-            time.sleep(2)
-            site.send(late)
-            studies = {"one": house.study_of(b40f[0]), "two": house.study_of(late[0])}
-            told = {way: site.until(uid) for way, uid in studies.items()}
-            yield site, pacs, studies, told
-    except servers.MissingError as missing:
-        pytest.skip(str(missing))
+    enter(validators.present())
+    pacs = enter(servers.orthanc())
+    site = enter(
+        house.served(
+            packages=[packages / "ct-lung-air"],
+            key=packages / "keys" / "TEST-ONLY.pub.pem",
+            destinations=[house.destination("pacs", pacs.ae_title, pacs.port)],
+            quiet_seconds=5,
+            folder=folder / "house",
+        )
+    )
+    b40f, b70f = _series(shared, B40F), _series(shared, B70F)
+    site.send([*b40f, *b70f])
+    uids: dict[str, str] = {}
+    late = house.renamed(b40f, folder / "b40f", uids)
+    first = house.renamed(b70f, folder / "b70f", uids)
+    site.send(first)
+    time.sleep(2)
+    site.send(late)
+    studies = {"one": house.study_of(b40f[0]), "two": house.study_of(late[0])}
+    told = {way: site.until(uid) for way, uid in studies.items()}
+    return site, pacs, studies, told
 
 
 def _objects(pacs, uid: str, folder: Path) -> dict[str, Path]:

@@ -9,7 +9,6 @@ from io import BytesIO
 
 import house
 import pytest
-import servers
 import validators
 from pydicom import dcmread
 from pydicom.uid import (

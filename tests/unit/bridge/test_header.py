@@ -12,7 +12,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from bridge.errors import BadInstance
 from bridge.files import arrival_name
-from bridge.header import dataset_of, read_header, read_instance
+from bridge.header import dataset_of, read_header, read_instance, same_pixel_bytes
 
 KEYWORDS = ("Modality", "SliceThickness", "ImageType", "SeriesNumber", "PixelSpacing")
 
@@ -202,3 +202,38 @@ def test_a_repr_shows_no_patient(tmp_path):
     assert "Alpha" not in shown
     assert "A-1" not in shown
     assert "ACC-1" not in shown
+
+
+def test_pixels_are_the_same_whatever_the_header_says_of_the_patient(tmp_path):
+    (tmp_path / "other").mkdir()
+    mine, first = one(), write(tmp_path, one())
+    corrected = changed(mine, PatientID="B-2-of-another-length", StudyDescription="new")
+    assert same_pixel_bytes(first, write(tmp_path / "other", corrected))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"PixelData": b"\1" * 512},
+        {"PixelData": b"\0" * 510},
+        {"Rows": 8, "Columns": 32},
+        {"PixelRepresentation": 1},
+        {"DataSetTrailingPadding": b"\0" * 8},
+    ],
+)
+def test_pixels_that_could_be_others_are_not_called_the_same(tmp_path, change):
+    (tmp_path / "other").mkdir()
+    first = write(tmp_path, one())
+    assert not same_pixel_bytes(first, write(tmp_path / "other", changed(one(), **change)))
+
+
+def test_deflated_pixels_are_not_compared_by_their_bytes(tmp_path):
+    data = write(tmp_path, one()).read_bytes()
+    path = write(tmp_path, deflated(data[144 + struct.unpack("<L", data[140:144])[0] :]))
+    assert not same_pixel_bytes(path, path)
+
+
+def test_what_cannot_be_read_is_not_called_the_same(tmp_path):
+    path = write(tmp_path, b"nothing of DICOM")
+    assert not same_pixel_bytes(path, path)
+    assert not same_pixel_bytes(path, tmp_path / "absent.dcm")
