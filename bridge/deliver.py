@@ -45,11 +45,7 @@ def open_deliveries(rooms: Rooms, run_id: str) -> list[str]:
         artifacts = work.artifacts_of_run(connection, run_id)
         run = work.run_of(connection, run_id)
         route = work.route(connection, run.route_id)
-        leaves = [
-            arrivals.leaf_of(connection, f"composed/{run_id}/{artifact.kind}")
-            for artifact in artifacts
-        ]
-    rooms.record.wait_covered(leaves, COVERED_WITHIN)
+    _wait_covered(rooms, artifacts)
     wanted = []
     with writing(rooms.database) as connection:
         # In one commit with the deliveries, so that nobody sees the route done and them absent.
@@ -104,11 +100,7 @@ def send(rooms: Rooms, run_id: str, name: str, attempt: int) -> float:
     if not answer.permitted:
         _settle(rooms, route, batch, name, DeliveryState.HELD, answer.words)
         return DONE
-    with reading(rooms.database) as connection:
-        composed = [
-            arrivals.leaf_of(connection, f"composed/{run_id}/{artifact.kind}") for artifact in batch
-        ]
-    rooms.record.wait_covered(composed, COVERED_WITHIN)
+    _wait_covered(rooms, batch)
     if not all(_say_started(rooms, chain, route, artifact, name, answer) for artifact in batch):
         return SOON  # consent changed between the question and the leaf: ask again
     peer = dicom.Peer(
@@ -129,6 +121,13 @@ def send(rooms: Rooms, run_id: str, name: str, attempt: int) -> float:
         else:
             _settle_one(rooms, chain, route, artifact, name, outcome, attempt)
     return SOON if soon else backoff(attempt) if again else DONE
+
+
+def _wait_covered(rooms: Rooms, batch: Sequence[ArtifactRow]) -> None:
+    """Wait until a published checkpoint covers the leaf of each: nothing leaves before."""
+    with reading(rooms.database) as connection:
+        leaves = [arrivals.leaf_of(connection, f"composed/{a.run_id}/{a.kind}") for a in batch]
+    rooms.record.wait_covered(leaves, COVERED_WITHIN)
 
 
 def _fall_back(rooms: Rooms, route: RouteRow, artifact: ArtifactRow, name: str) -> bool:
@@ -240,14 +239,15 @@ def _settle_one(
     elif outcome.outcome == "permanent":
         state = DeliveryState.DEAD
     with writing(rooms.database) as connection:
-        work.set_delivery(
+        tries = work.set_delivery(
             connection, artifact.sop_instance_uid, name, state, outcome.words, rooms.now(),
             tried=True,
         )  # fmt: skip
         if state is not DeliveryState.WAITING or attempt == 0:
             code = "result.delivered" if leaf else "dead" if state == "dead" else "retrying"
             arrivals.tell(
-                connection, key=f"{code}/{artifact.run_id}/{artifact.kind}/{name}/{attempt}",
+                connection,
+                key=f"{code}/{artifact.run_id}/{artifact.kind}/{name}/{'' if leaf else tries}",
                 study_id=route.study_id, generation_number=route.generation, at=rooms.now(),
                 stage="deliver", code=code,
                 words=f"{artifact.kind} to {name}: {outcome.words}", model_id=route.model_id,

@@ -19,7 +19,7 @@ from bridge.consent.policy import POLICIES
 from bridge.consent.purposes import Coding, act_reason
 from bridge.record import Chain
 from bridge.rooms import Rooms
-from bridge.store import arrivals, catalog, work
+from bridge.store import arrivals, catalog, decisions
 from bridge.store.arrivals import StudyRow
 from bridge.store.catalog import ConsentRow
 from bridge.store.database import hold, reading, writing
@@ -71,14 +71,14 @@ def ask(rooms: Rooms, route: RouteRow, *, moment: str, input_sealed: str) -> Ans
             hold(connection, CONSENT)
             if catalog.any_withdrawn(connection, documents):
                 continue  # a withdrawal came between reading and saying: ask again
-            last = work.last_decision(connection, route.id)
+            last = decisions.last_decision(connection, route.id)
             if last is not None and _stands(rooms, last, decision, documents):
                 return Answer(decision.decision == "permit", decision.words, last.leaf)
             number = 0 if last is None else last.number + 1
             leaf = rooms.record.say(
                 "consent.checked", f"consent/{route.id}/{number}", body, chain=chain, refs=refs
             )
-            work.add_decision(
+            decisions.add_decision(
                 connection, route.id, number, moment=moment, decision=decision.decision,
                 basis=decision.basis, reason=decision.reason, words=decision.words,
                 documents=documents, request=request.to_json().decode(), leaf=leaf, at=request.at,
@@ -109,7 +109,7 @@ def stand_on(rooms: Rooms, route_id: str, answer: Answer, say: Callable[[], str]
     """
     with writing(rooms.database) as connection:
         hold(connection, CONSENT)
-        last = work.last_decision(connection, route_id)
+        last = decisions.last_decision(connection, route_id)
         if last is None or last.leaf != answer.leaf:
             return None
         if catalog.any_withdrawn(connection, last.documents):
@@ -146,7 +146,10 @@ def _strictest(
 
     A permit of all holds until the first of them may end.
     """
-    answers = [_of_patient(rooms, study, patient, request) for patient in study.identities]
+    with reading(rooms.database) as connection:  # while a sender corrects it, both count
+        on_images = arrivals.held_identities(connection, study.id)
+    asked = dict.fromkeys([*study.identities, *sorted(on_images, key=lambda p: p.patient_id)])
+    answers = [_of_patient(rooms, study, patient, request) for patient in asked]
     denial = next((a for a in answers if a[0].decision != "permit"), None)
     if denial is not None:
         return denial

@@ -20,7 +20,7 @@ from bridge.engine import Engine, StepFailed
 from bridge.errors import StorageFull
 from bridge.rooms import Rooms
 from bridge.store import arrivals, work
-from bridge.store.database import away, reading, writing
+from bridge.store.database import AWAY, reading, writing
 from bridge.study import RouteState
 from ledger.errors import LostRace, NotCovered, StorageFailed
 
@@ -105,7 +105,7 @@ def _passes(error: Exception) -> bool:
     """Whether it helps to wait: the disk is full, or database or log do not answer."""
     if isinstance(error, OSError):
         return not isinstance(error, FileNotFoundError)
-    return away(error) or isinstance(error, StorageFull | StorageFailed | LostRace | NotCovered)
+    return isinstance(error, (*AWAY, StorageFull, StorageFailed, LostRace, NotCovered))
 
 
 def _place(rooms: Rooms, identity: str) -> tuple[str, int]:

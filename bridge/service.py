@@ -47,6 +47,7 @@ __all__ = ["Service", "serve", "work"]
 
 _PUBLISH_EVERY = 0.2
 _INDEX_EVERY = 0.15
+_LOST_AFTER = 120.0
 _ATTRIBUTES = tuple(dict.fromkeys([*select.READ, "InstanceNumber", "PatientSex"]))
 
 
@@ -270,9 +271,14 @@ def _until_told(service: Service) -> None:
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
+    alive_at = ambient.monotonic()
     while not ended.wait(1.0):
-        if not service.engine.alive():
-            # A lost lease or a dead thread: end, so that whoever supervises starts us again.
+        now = ambient.monotonic()
+        if service.engine.alive():
+            alive_at = now
+        elif now - alive_at > _LOST_AFTER:
+            # A dead thread, or a database that stays away: end, so that whoever supervises starts
+            # us again. Until then images are still taken, and a database that comes back is met.
             logs.get().error("worker.lost")
             os._exit(70)
     service.stop()

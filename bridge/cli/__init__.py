@@ -14,6 +14,7 @@ import typer
 
 from bridge.cli import consent, demo, model, proof, site, study
 from bridge.errors import RadsealError, SettingsError, WrongUse
+from bridge.store.database import AWAY
 from ledger.errors import LedgerError
 from models.errors import ModelError
 
@@ -42,6 +43,13 @@ def main() -> None:
     except (SettingsError, WrongUse) as error:
         sys.stderr.write(f"radseal: {error}\n")
         raise SystemExit(2) from None
+    except AWAY:
+        # Its own words name hosts, files and statements; the sentence says where to look.
+        sys.stderr.write(
+            "radseal: the database does not answer; check [database] url, that its server runs and "
+            "that its disk is not full\n"
+        )
+        raise SystemExit(1) from None
     except (RadsealError, LedgerError, ModelError) as error:
         sys.stderr.write(f"radseal: {error}\n")
         raise SystemExit(1) from None

@@ -15,9 +15,12 @@ from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-__all__ = ["away", "hold", "insert_once", "migrate", "open_engine", "reading", "writing"]
+__all__ = ["AWAY", "hold", "insert_once", "migrate", "open_engine", "reading", "writing"]
 
 _BUSY_MS = 30_000
+
+AWAY = (OperationalError, InterfaceError, PoolTimeout)
+"""Errors that say: the database does not answer, is busy or has no room; it helps to wait."""
 
 
 def open_engine(url: str) -> Engine:
@@ -80,11 +83,6 @@ def hold(connection: Connection, what: str) -> None:
     """Let nobody else hold `what` until this transaction ends (on SQLite the writer holds all)."""
     if connection.dialect.name == "postgresql":
         connection.execute(select(func.pg_advisory_xact_lock(func.hashtext(f"radseal/{what}"))))
-
-
-def away(error: Exception) -> bool:
-    """Whether this says that the database does not answer, is busy or has no room: try later."""
-    return isinstance(error, OperationalError | InterfaceError | PoolTimeout)
 
 
 def migrate(engine: Engine) -> None:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, or_, select, update
+from sqlalchemy import Connection, Row, and_, or_, select, update
 
 from bridge.store.database import insert_once
-from bridge.store.tables import artifacts, decisions, deliveries, routes, runs, unwanted
+from bridge.store.tables import artifacts, deliveries, routes, runs, unwanted
 from bridge.study import ArtifactKind, DeliveryState, Evidence, RouteState
 
 __all__ = [
@@ -18,7 +18,6 @@ __all__ = [
     "DeliveryRow",
     "RouteRow",
     "add_artifact",
-    "add_decision",
     "add_delivery",
     "add_route",
     "artifact",
@@ -27,7 +26,6 @@ __all__ = [
     "deliveries_of",
     "earlier_artifacts",
     "finish_run",
-    "last_decision",
     "note_unwanted",
     "place",
     "route",
@@ -353,48 +351,19 @@ def set_delivery(
     at: datetime,
     *,
     tried: bool = False,
-) -> None:
-    """Say where a delivery stands; `tried` counts one more attempt."""
+) -> int:
+    """Say where a delivery stands; `tried` counts one more attempt. Returns the attempts."""
+    this = and_(
+        deliveries.c.sop_instance_uid == sop_instance_uid,
+        deliveries.c.destination == destination,
+    )
     connection.execute(
         update(deliveries)
-        .where(
-            deliveries.c.sop_instance_uid == sop_instance_uid,
-            deliveries.c.destination == destination,
-        )
+        .where(this)
         .values(
             state=state, words=words, changed_at=at,
             attempts=deliveries.c.attempts + (1 if tried else 0),
         )
     )  # fmt: skip
-
-
-def add_decision(
-    connection: Connection,
-    route_id: str,
-    number: int,
-    *,
-    moment: str,
-    decision: str,
-    basis: str,
-    reason: str,
-    words: str,
-    documents: Sequence[str],
-    request: str,
-    leaf: str,
-    at: datetime,
-) -> None:
-    """Keep the route's consent decision of this number; said again it changes nothing."""
-    insert_once(connection, decisions, {
-        "route_id": route_id, "number": number, "at": at, "moment": moment,
-        "decision": decision, "basis": basis, "reason": reason, "words": words,
-        "documents": list(documents), "request": request, "leaf": leaf,
-    })  # fmt: skip
-
-
-def last_decision(connection: Connection, route_id: str) -> Row[Any] | None:
-    """Find the newest consent decision of a route."""
-    return connection.execute(
-        select(decisions)
-        .where(decisions.c.route_id == route_id)
-        .order_by(decisions.c.number.desc())
-    ).first()
+    row = connection.execute(select(deliveries.c.attempts).where(this)).one()
+    return int(row.attempts)

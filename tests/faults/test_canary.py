@@ -30,7 +30,11 @@ from bridge.files import arrival_name
 from bridge.report.identity import derived_uid
 from bridge.store.tables import METADATA
 
-pytestmark = [pytest.mark.fault, pytest.mark.timeout(280)]
+pytestmark = [
+    pytest.mark.fault,
+    pytest.mark.timeout(280),
+    pytest.mark.filterwarnings("ignore:Invalid value for VR DA"),  # a birth date that is none
+]
 
 NAME, ID, ACCESSION = "Canarius^Ophelia^Q", "CANID4711", "CANACC9"
 STRANGER, REFUSED, BROKEN_DATE = "CANSTRANGER", "CANREFUSED", "19CANDOB"

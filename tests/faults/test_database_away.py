@@ -60,6 +60,7 @@ def test_a_database_that_comes_back_finds_everybody_waiting(
         ) as ward:
             ward.serve()
             ward.worker()
+            servers.wait_until(lambda: "worker.ready" in ward.last_words(), what="the worker")
             acknowledged = {}
             for number in range(3):
                 acknowledged |= w.insist(w.study(number), ward.port, until=until)
@@ -85,8 +86,20 @@ def test_a_database_that_comes_back_finds_everybody_waiting(
             ward.stop()
             ward.stop("worker")
             report = ward.verify()
+            assert ward.quiet_log(), ward.last_words()
             assert report.counts["study.closed"] == 4
             assert report.counts["result.delivered"] == 4 * w.KINDS
             assert report.counts.get("inference.failed", 0) == 0
     finally:
         pacs.down()
+
+
+def test_a_database_that_is_not_there_is_a_sentence(tmp_path: Path, cluster: Cluster) -> None:
+    with w.ward(tmp_path, [], database_url=cluster.server.create()) as ward:
+        cluster.kill()
+        for command in ("serve", "worker", "studies"):
+            ward.radseal(command, code=1)
+            said = ward.errors.strip()
+            assert said.startswith("radseal: the database does not answer"), said
+            assert len(said.splitlines()) == 1
+        cluster.start()

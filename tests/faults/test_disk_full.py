@@ -98,6 +98,7 @@ def _settle(ward: w.Ward, pacs: w.PACS, acknowledged: dict[str, str], studies: i
     assert report.counts["study.closed"] == studies
     assert report.counts.get("inference.failed", 0) == 0
     assert not report.open_studies
+    assert ward.quiet_log(), ward.last_words()
 
 
 def test_a_full_disk_refuses_and_recovers_by_itself(tmp_path: Path, pacs: w.PACS) -> None:

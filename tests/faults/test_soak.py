@@ -95,8 +95,15 @@ def _leaves(folder: Path, size: int) -> Iterator[dict[str, Any]]:
         yield from (json.loads(entry) for entry in unpack(data, count))
 
 
+def _slowly(_uid: str) -> int:
+    """Answer like a PACS that takes its time, so that crashes hit objects on their way, too."""
+    time.sleep(0.2)
+    return 0x0000
+
+
 def _soak(ward: w.Ward, pacs: w.PACS, *, worker: bool) -> None:
     print(f"seed {SEED}: {STUDIES} studies, {KILLS} kills", flush=True)
+    pacs.answer = _slowly
     dice = random.Random(SEED)
     until = time.monotonic() + SECONDS
     ward.serve(wait=False)
@@ -151,6 +158,7 @@ def _check_log(ward: w.Ward) -> None:
     assert {kind: report.counts.get(kind, 0) for kind in expected} == expected
     assert not report.open_studies
     assert not report.ahead
+    assert ward.quiet_log(), ward.last_words()
     told = collections.Counter(
         leaf["idem"] for leaf in _leaves(ward.folder / "ledger", report.size)
     )

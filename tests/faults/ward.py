@@ -280,6 +280,7 @@ class Ward:
     port: int
     http_port: int
     log: Path
+    errors: str = ""
     _running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     @property
@@ -357,6 +358,7 @@ class Ward:
             [sys.executable, "-m", "bridge", *map(str, words), "--site", str(self.folder)],
             capture_output=True, text=True, timeout=120, check=False,
         )  # fmt: skip
+        self.errors = done.stderr
         if done.returncode != code:
             raise AssertionError(f"{words}: {done.returncode}\n{done.stdout}{done.stderr}")
         return done.stdout
@@ -417,6 +419,11 @@ class Ward:
         """Verify the published log with the site's keys; raises VerifyError."""
         keys = read_vkeys((self.folder / "ledger.vkey").read_text(encoding="utf-8"))
         return verify_log(self.folder / "ledger", keys)
+
+    def quiet_log(self) -> bool:
+        """Whether the processes said no traceback and no patient's name, whatever happened."""
+        text = self.log.read_text(errors="replace")
+        return "Traceback" not in text and "Canary" not in text
 
     def last_words(self, lines: int = 40) -> str:
         """Return the last lines of the processes' log."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from io import BytesIO
 from pathlib import Path
@@ -15,7 +16,15 @@ import servers
 import validators
 from pydicom.uid import Comprehensive3DSRStorage, SegmentationStorage
 
-pytestmark = [pytest.mark.peer, pytest.mark.soak, pytest.mark.timeout(900)]
+pytestmark = [
+    pytest.mark.peer,
+    pytest.mark.soak,
+    pytest.mark.timeout(900),
+    pytest.mark.skipif(
+        os.environ.get("RADSEAL_SOAK") != "full",
+        reason="minutes of inference, which test_models_corpus.py does once: RADSEAL_SOAK=full",
+    ),
+]
 
 
 @pytest.fixture(scope="module")
