@@ -50,7 +50,7 @@ def retry(rooms: Rooms, uid: str) -> str:
     stamp = f"{at:%Y%m%dT%H%M%S%f}"  # an id that was used starts nothing a second time
     stuck = {d.workflow_id for d in rooms.work.dead()}
     followed = [w for w in stuck if w.startswith(f"study/{study.id}/")]
-    again = sum(rooms.work.retry(workflow_id) for workflow_id in followed)
+    again = len(followed)
     with writing(rooms.database) as connection:
         dead = [
             d
@@ -81,8 +81,11 @@ def retry(rooms: Rooms, uid: str) -> str:
             )  # fmt: skip
         if not again:
             raise Refused("nothing of this study failed; see `radseal why`")
-        arrivals.set_state(connection, study.id, StudyState.WORKING, "tried again", at)
+        state = StudyState.RECEIVING if followed else StudyState.WORKING
+        arrivals.set_state(connection, study.id, state, "tried again", at)
         _tell(connection, rooms, study, "retried", f"{again} failed parts are tried again")
+    for workflow_id in followed:
+        rooms.work.retry(workflow_id)
     return f"{again} failed parts are tried again"
 
 

@@ -7,7 +7,7 @@ series, and whether the study, may be called complete, with the evidence why.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
@@ -125,7 +125,8 @@ class Arrivals:
 
     `last` is when the newest instance of each series came; `since` is when this process
     began to watch and the listener to listen, so that no restart shortens a quiet period.
-    `own` are series of our own results, which no count compares.
+    `own` are series of our own results, which no count compares; `apart` counts images that
+    came and wait in quarantine or were discarded: the source counts them, none is missing.
     """
 
     held: Mapping[str, int]
@@ -137,6 +138,7 @@ class Arrivals:
     askable: bool
     readable: frozenset[str]  # series that a route could read
     own: frozenset[str] = frozenset()
+    apart: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,6 +253,6 @@ def _missing(arrivals: Arrivals, answer: Answer | None) -> int:
     if answer is None:
         return 0
     return sum(
-        max(0, answer.series[uid] - arrivals.held.get(uid, 0))
+        max(0, answer.series[uid] - arrivals.held.get(uid, 0) - arrivals.apart.get(uid, 0))
         for uid in _compared(arrivals, answer.series)
     )

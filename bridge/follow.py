@@ -7,7 +7,7 @@ and the rows. Each look is a step: it can be repeated at any time to the same en
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 
@@ -18,7 +18,7 @@ from bridge.files import received_ns_of
 from bridge.peers import dicom
 from bridge.record import input_root
 from bridge.rooms import Rooms
-from bridge.store import arrivals, work
+from bridge.store import arrivals, quarantine, work
 from bridge.store.arrivals import GenerationRow, HeldRow, StudyRow
 from bridge.store.catalog import ModelRow
 from bridge.store.database import reading, writing
@@ -45,18 +45,19 @@ def look(rooms: Rooms, study_id: str, generation: int) -> float:
         current = arrivals.generation(connection, study_id, generation)
         held = arrivals.held(connection, study_id)
         own = arrivals.own_series(connection, study_id)
+        apart = quarantine.set_apart(connection, study_id)
     if current is None or current.sealed_at is not None:
         return 0.0
     models = rooms.catalog.active()
     rules = _rules(rooms)
     askable = rooms.site.askable(study.calling_ae) is not None
-    facts = _arrivals(rooms, current, held, own, now, askable=askable)
+    facts = _arrivals(rooms, current, held, own, apart, now, askable=askable)
     verdict = assemble.judge(facts, rules, now)
     if verdict.ask and askable:
         newest = max((one.received_at for one in held), default=current.opened_at)
         answers = _ask(rooms, study, current, models, newest)
         facts = _arrivals(
-            rooms, current, held, own, now, askable=answers is not None, answers=answers
+            rooms, current, held, own, apart, now, askable=answers is not None, answers=answers
         )
         verdict = assemble.judge(facts, rules, now)
     ready, refused = route.plan([package for _, package in models], held, verdict)
@@ -112,6 +113,7 @@ def _arrivals(
     current: GenerationRow,
     held: Sequence[HeldRow],
     own: frozenset[str],
+    apart: Mapping[str, int],
     now: datetime,
     *,
     askable: bool,
@@ -128,7 +130,7 @@ def _arrivals(
     return assemble.Arrivals(
         held=counts, last=last, opened=current.opened_at, since=_listening(rooms, now),
         declared=current.declared, answers=answers, askable=askable,
-        readable=readable, own=own,
+        readable=readable, own=own, apart=apart,
     )  # fmt: skip
 
 

@@ -21,7 +21,7 @@ from bridge.errors import StorageFull
 from bridge.rooms import Rooms
 from bridge.store import arrivals, work
 from bridge.store.database import AWAY, reading, writing
-from bridge.study import RouteState
+from bridge.study import RouteState, StudyState
 from ledger.errors import LostRace, NotCovered, StorageFailed
 
 __all__ = ["QUEUES", "declare"]
@@ -45,13 +45,18 @@ def declare(engine: Engine, rooms: Rooms) -> None:
 
 def _study(engine: Engine, rooms: Rooms, step: Step) -> None:
     look = step("look")(lambda s, g: follow.look(rooms, s, g))
+    stuck = step("stuck")(lambda s, g, why: _stuck(rooms, s, g, why))
     finish = step("finish")(lambda s, g: close.finish(rooms, s, g))
 
     @engine.workflow("study")
     def study(study_id: str, generation: int) -> None:
         # receive has made the images durable; assemble and route look until all is decided.
-        while (seconds := look(study_id, generation)) > 0:
-            engine.wait(seconds)
+        try:
+            while (seconds := look(study_id, generation)) > 0:
+                engine.wait(seconds)
+        except StepFailed as error:
+            stuck(study_id, generation, str(error))
+            raise  # a dead letter of the engine: `radseal retry` goes on where it stood
         finish(study_id, generation)
 
 
@@ -112,6 +117,17 @@ def _place(rooms: Rooms, identity: str) -> tuple[str, int]:
     """Give the study and generation of a route or a run."""
     with reading(rooms.database) as connection:
         return work.place(connection, identity)
+
+
+def _stuck(rooms: Rooms, study_id: str, generation: int, why: str) -> None:
+    words = f"this study cannot be followed any further: {why}; then `radseal retry`"
+    with writing(rooms.database) as connection:
+        arrivals.set_state(connection, study_id, StudyState.ATTENTION, words, rooms.now())
+        arrivals.tell(
+            connection, key=f"stuck/{study_id}/{generation}/{why[:80]}", study_id=study_id,
+            generation_number=generation, at=rooms.now(), stage="assemble", code="failed",
+            words=words,
+        )  # fmt: skip
 
 
 def _lost(rooms: Rooms, route_id: str, why: str) -> None:

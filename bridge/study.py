@@ -190,7 +190,9 @@ class Evidence:
             return f"incomplete: {self.held} of {self.expected} images after {self.seconds} s"
         match self.kind:
             case "counts":
-                return f"the source counts {self.expected} images, all held, asked twice"
+                apart = (self.expected or 0) - self.held
+                where = f"{self.held} held and {apart} set apart" if apart > 0 else "all held"
+                return f"the source counts {self.expected} images, {where}, asked twice"
             case "explicit":
                 return f"declared complete by a person or program, {self.held} images"
             case "quiet":

@@ -131,7 +131,8 @@ def counts(peer: Peer, study_instance_uid: str) -> Counted | None:
             uid, count = str(found.get("SeriesInstanceUID", "")), _count(found)
             if count is None or not uid:
                 return None
-            series[uid] = count
+            # An archive that files a study under two patients names a series once for each.
+            series[uid] = series.get(uid, 0) + count
             modalities[uid] = str(found.get("Modality", ""))
     return Counted(series, modalities) if series else None
 

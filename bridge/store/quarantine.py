@@ -12,7 +12,7 @@ from bridge.store.database import insert_once
 from bridge.store.tables import instances, studies
 from bridge.study import InstanceState
 
-__all__ = ["add_unreadable", "counts", "images"]
+__all__ = ["add_unreadable", "counts", "images", "set_apart"]
 
 
 def add_unreadable(
@@ -52,3 +52,17 @@ def images(connection: Connection, study_id: str, *, conflicts: bool = False) ->
         select(instances).where(instances.c.study_id == study_id, instances.c.state.in_(states))
     )
     return [held_row(row) for row in rows]
+
+
+def set_apart(connection: Connection, study_id: str) -> dict[str, int]:
+    """Count per series the images in quarantine or discarded, of which no other copy is held."""
+    mine = instances.c.study_id == study_id
+    uid, series = instances.c.sop_instance_uid, instances.c.series_instance_uid
+    held_uids = select(uid).where(mine, instances.c.state == InstanceState.HELD)
+    apart = instances.c.state.in_([InstanceState.QUARANTINED, InstanceState.DISCARDED])
+    rows = connection.execute(
+        select(series, func.count(uid.distinct()).label("number"))
+        .where(mine, apart, uid.not_in(held_uids))
+        .group_by(series)
+    )
+    return {row.series_instance_uid: row.number for row in rows}

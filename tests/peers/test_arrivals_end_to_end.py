@@ -266,6 +266,26 @@ def test_a_second_patient_in_a_study_waits_for_a_person(hospital, chest, tmp_pat
         assert len(_results(pacs, uid)) == 6
 
 
+def test_a_second_patient_at_an_askable_source_does_not_hold_up_the_first(hospital, chest):
+    """The PACS files the study under two patients and counts 30; 25 of them are one patient's."""
+    site, pacs = hospital.site, hospital.pacs
+    mine = chest("mine", slice(0, 25), PatientID="ASK-1")
+    theirs = chest("theirs", slice(25, None), PatientID="ASK-2")
+    uid = house.study_of(mine[0])
+    _forward(pacs, [*_into(pacs, mine[:20]), *_into(pacs, theirs)])
+    late = _into(pacs, mine[20:])
+    time.sleep(QUIET + 2 * SETTLE)
+    told = site.why(uid)
+    assert (told["line"]["state"], told["waiting"]) == ("receiving", "20 of 25 images")
+    _forward(pacs, late)
+    told = site.until(uid)
+    assert told["line"]["state"] == "attention"
+    assert (told["line"]["instances"], _runs(told)) == (25, 1)
+    (complete,) = house.words(told, "complete")
+    assert complete == "the source counts 30 images, 25 held and 5 set apart, asked twice"
+    assert told["quarantined"] == [["a second patient's identity in one study", 5]]
+
+
 def test_a_discarded_second_patient_is_not_read(hospital, chest):
     site, pacs = hospital.site, hospital.pacs
     mine = chest("mine", slice(0, 25), PatientID="KEEP-1")

@@ -161,7 +161,6 @@ def test_pages_show_it_to_whoever_may_see_it(delivered):
     assert uid.encode() in listed.body
     for path in (f"/studies/{uid}", f"/studies/{uid}.json", "/studies", "/metrics"):
         assert site.get(path, role=None).status in {401, 403}, path
-    assert site.get(f"/studies/{uid}.json", role="vendor").status in {200, 403}
 
 
 def test_the_receipt_and_the_log_verify_without_the_house(delivered, tmp_path):

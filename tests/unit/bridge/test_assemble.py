@@ -303,3 +303,14 @@ def test_a_source_without_an_answer_is_not_askable():
     """follow says askable=False where the query failed; then only quiet counts."""
     assert judge(arrivals(askable=False), RULES, at(29)).study is None
     assert judge(arrivals(askable=False), RULES, at(30)).study is not None
+
+
+def test_images_set_apart_are_not_missing():
+    told = answers((0, {"s1": 12}), (10, {"s1": 12}))
+    waiting = arrivals(askable=True, answers=told)
+    verdict = judge(replace(waiting, apart={"s1": 2}), RULES, at(11))
+    assert verdict.study is not None
+    assert verdict.words == "the source counts 12 images, 10 held and 2 set apart, asked twice"
+    blocked = judge(replace(waiting, apart={"s1": 1}), RULES, at(11))
+    assert blocked.study is None
+    assert blocked.words == "10 of 11 images"
