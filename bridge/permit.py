@@ -194,6 +194,8 @@ def _body(
 ) -> dict[str, Any]:
     """Say a decision so that it can be executed again from the documents and the request."""
     policy = POLICIES[rooms.site.consent.policy]
+    order = sorted({index for index, _ in decision.matched})  # `documents` stand in this order
+    leaves = dict(zip(order, documents, strict=True)) if decision.matched else {}
     return {
         "decision": decision.decision,
         "basis": decision.basis,
@@ -204,10 +206,8 @@ def _body(
         "reason": decision.reason,
         "request": rooms.record.text(request_commitment(chain.key, request.to_json())),
         "matched": [
-            {"document": position, "path": path, "leaf": leaf}
-            for position, ((_, path), leaf) in enumerate(
-                zip(decision.matched, documents, strict=False)
-            )
+            {"document": order.index(index), "path": path, "leaf": leaves[index]}
+            for index, path in decision.matched
         ],
         "valid_until": decision.valid_until,
         "stage": moment.split("/", 1)[0],

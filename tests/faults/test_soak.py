@@ -65,13 +65,17 @@ def _over(ward: w.Ward) -> bool:
     return set(told) == _studies() and all(state == "delivered" for state in told.values())
 
 
-def _rampage(ward: w.Ward, dice: random.Random, *, worker: bool) -> None:
+def _rampage(ward: w.Ward, pacs: w.PACS, dice: random.Random, *, worker: bool) -> None:
     """Kill and start again, KILLS times; the last start is left alone."""
     for number in range(KILLS):
-        if dice.random() < 0.8:  # in the midst of work; else already while it starts
+        moment = dice.random()
+        if moment > 0.2:  # in the midst of work; else already while it starts
             with contextlib.suppress(AssertionError):
                 ward.wait_ready(20)
         time.sleep(dice.uniform(0.0, 3.0))
+        if moment > 0.6:  # while an object is on its way
+            pacs.arriving.clear()
+            pacs.arriving.wait(20)
         victim = dice.choice(["serve", "serve", "worker"]) if worker else "serve"
         alone = dice.random() < 0.3  # its listener and model children are left to notice
         print(f"kill {number + 1}: {victim}{' alone' if alone else ''}", flush=True)
@@ -113,7 +117,7 @@ def _soak(ward: w.Ward, pacs: w.PACS, *, worker: bool) -> None:
     modalities = [Modality(ward.port, numbers[half::2], until) for half in (0, 1)]
     for modality in modalities:
         modality.start()
-    _rampage(ward, dice, worker=worker)
+    _rampage(ward, pacs, dice, worker=worker)
     while not _over(ward):
         if time.monotonic() > until:
             raise AssertionError(f"not over: {ward.states()}\n{ward.last_words()}")

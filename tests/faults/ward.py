@@ -179,6 +179,7 @@ class PACS:
         self.when: dict[str, float] = {}
         self.of_study: dict[str, set[str]] = {}
         self.answer: Callable[[str], int | None] = lambda _uid: 0x0000
+        self.arriving = threading.Event()
         self._lock = threading.Lock()
         self._server: Any = None
 
@@ -207,6 +208,7 @@ class PACS:
 
     def _keep(self, event: Any) -> int:
         uid, data = str(event.request.AffectedSOPInstanceUID), event.encoded_dataset()
+        self.arriving.set()
         status = self.answer(uid)
         if status is None:
             event.assoc.dul.socket.socket.shutdown(socket.SHUT_RDWR)
