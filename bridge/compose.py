@@ -37,7 +37,7 @@ from bridge.store import arrivals, work
 from bridge.store.arrivals import StudyRow
 from bridge.store.database import reading, writing
 from bridge.store.work import ArtifactRow, RouteRow
-from bridge.study import ArtifactKind
+from bridge.study import ArtifactKind, RouteState
 from models.findings import Findings
 from models.package import Package, read_code
 
@@ -71,6 +71,8 @@ class _Job:
 def compose(rooms: Rooms, run_id: str) -> str:
     """Compose a run's objects and their leaves, the SEG before the SR; returns the run's id."""
     job = _job(rooms, run_id)
+    if job.route.state is RouteState.CANCELLED:
+        return run_id
     leaves: list[str] = []
     made: Dataset | None = None
     for kind in _kinds(job):

@@ -48,6 +48,8 @@ def open_deliveries(rooms: Rooms, run_id: str) -> list[str]:
     _wait_covered(rooms, artifacts)
     wanted = []
     with writing(rooms.database) as connection:
+        if work.route(connection, route.id).state is RouteState.CANCELLED:
+            return []
         # In one commit with the deliveries, so that nobody sees the route done and them absent.
         if run.state == "completed":
             work.set_route(connection, route.id, RouteState.REPORTED)

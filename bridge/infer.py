@@ -140,10 +140,13 @@ def _say_sealed(
 def run(rooms: Rooms, route_id: str, attempt: int) -> str | None:
     """Run the route's model once; returns the run's id, whose row says how it ended.
 
-    None where consent denies it (again) at the last moment: then nothing ran.
+    None where consent denies it (again) at the last moment, or a person cancelled it: then
+    nothing ran.
     """
     with reading(rooms.database) as connection:
         route = work.route(connection, route_id)
+    if route.state is RouteState.CANCELLED:
+        return None
     chain, study, _ = chain_of(rooms, route)
     identity, at = run_id(route_id, attempt), rooms.now()
     package = rooms.catalog.package(route.model_digest)

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import hypothesis
 import pytest
+import structlog
 
 ROOT = Path(__file__).resolve().parent.parent
 IN_CI = os.environ.get("CI", "").lower() in {"1", "true", "yes"}
@@ -60,6 +61,13 @@ def _entered(stack: ExitStack, context: AbstractContextManager[Server]) -> Serve
         if IN_CI:
             pytest.fail(f"{missing} (CI installs every peer)", pytrace=False)
         pytest.skip(str(missing))
+
+
+@pytest.fixture(autouse=True)
+def _logs_afresh() -> Iterator[None]:
+    """Forget a log stream that a test captured: it is closed when the next test speaks."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")

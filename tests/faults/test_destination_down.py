@@ -63,6 +63,7 @@ def _once(pacs: w.PACS) -> None:
     assert all(len(digests) == 1 for digests in pacs.received.values())
 
 
+@pytest.mark.soak
 def test_a_destination_that_is_away_delays_no_other_and_gets_everything_later(
     tmp_path: Path,
 ) -> None:

@@ -189,6 +189,7 @@ def _judge(desk: Bench, windows: Windows) -> None:
     assert len(desk.rows("generations")) == 2
 
 
+@pytest.mark.soak
 def test_a_crash_in_any_window_changes_nothing(
     again: Callable[[], Bench], windows: Windows
 ) -> None:

@@ -119,3 +119,19 @@ def test_an_image_late_for_a_series_that_is_being_read_opens_the_next_generation
     close.finish(desk.rooms, desk.study(UID).id, 1)
     assert closed(desk) == [1, 2]
     assert not desk.verify().open_studies
+
+
+@pytest.mark.usefixtures("answers")
+def test_what_was_cancelled_during_its_run_is_closed_and_not_delivered(new_site):
+    desk = new_site(TOML)
+    desk.model()
+    desk.receive(*images(3))
+    (route_id,) = desk.seal(UID)
+    run = desk.run(route_id)  # the child still runs while a person cancels
+    acts.cancel(desk.rooms, UID)
+    assert closed(desk) == [1]
+    assert desk.report(run) == []
+    assert states(desk) == {}
+    desk.finish(UID)
+    assert desk.study(UID).state is S.FAILED
+    assert not desk.verify().open_studies
