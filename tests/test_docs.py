@@ -273,7 +273,7 @@ def test_compose_file_runs_radseal_without_rights(compose):
 def test_whoever_installs_from_a_lock_takes_what_it_says_and_nothing_else():
     """A lock is complete; a resolver over it asks the index for newer releases and then fails."""
     for name in ("Makefile", "README.md", "docker-compose.yml"):
-        installs = re.findall(r"install .*-r \S*requirements\S*", (ROOT / name).read_text())
+        installs = re.findall(r"install .*-r \S*requirements\S*", _text(name))
         assert installs, name
         for command in installs:
             assert "--no-deps --require-hashes" in command, f"{name}: {command}"
