@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset, dcmread, dcmwrite
 
-from bridge import vault as keys
+from bridge import commitments as keys
 from bridge.header import dataset_of
 from bridge.infer import chain_of, paths_of
 from bridge.record import Chain

@@ -24,6 +24,7 @@ from bridge.vault import Vault, new_site_key
 from ledger import note
 from ledger.errors import LedgerError, SecondSequencer
 from ledger.log import Log, SqliteStore, open_log
+from ledger.sequencer import sequence
 from ledger.verify import policy_text
 
 __all__ = ["VERSION", "create", "database_of", "open_rooms", "publish"]
@@ -180,6 +181,6 @@ def open_rooms(site: Site, work: Engine | EngineClient, *, prepare: bool = False
 def publish(rooms: Rooms) -> None:
     """Publish what a command appended, unless a running service does it."""
     try:
-        rooms.record.log.sequence(rooms.now())
+        sequence(rooms.record.log, rooms.now())
     except SecondSequencer:
         return

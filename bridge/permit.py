@@ -13,6 +13,7 @@ from datetime import date
 from typing import Any
 
 from bridge import metrics
+from bridge.commitments import request_commitment
 from bridge.consent.document import parse
 from bridge.consent.evaluate import Decision, Request, decide
 from bridge.consent.policy import POLICIES
@@ -25,7 +26,6 @@ from bridge.store.catalog import ConsentRow
 from bridge.store.database import hold, reading, writing
 from bridge.store.work import RouteRow
 from bridge.study import Patient
-from bridge.vault import request_commitment
 
 __all__ = ["CONSENT", "Answer", "ask", "stand_on"]
 

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from bridge import vault as keys
-from bridge.vault import StudyKey, Vault
+from bridge import commitments as keys
+from bridge.commitments import StudyKey
+from bridge.vault import Vault
 from ledger import leaf, merkle
 from ledger.errors import NotCovered
 from ledger.log import Log

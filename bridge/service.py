@@ -39,7 +39,7 @@ from bridge.report.errors import ReportError
 from bridge.rooms import Rooms
 from bridge.site import Site
 from ledger.errors import LedgerError, SecondSequencer
-from ledger.log import Sequencer
+from ledger.sequencer import Sequencer
 from models import sandbox, select
 from models.errors import ModelError, RunFailed
 

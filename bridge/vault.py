@@ -1,16 +1,9 @@
 """The keys that give the ledger's random strings their meaning, one per patient.
 
-Key hierarchy (all HMAC-SHA-256, all keys exactly 32 bytes)::
-
     site key ──wraps──▶ K_p, random, one per patient (or per study without PatientID)
-    K_p ──▶ subject alias = HMAC(K_p, "subject/v1")
-    K_p ──▶ K_s = HMAC(K_p, "study/v1\\0" ‖ StudyInstanceUID)
-    K_s ──▶ commitments to UIDs and instances, and K_a per artifact
-    K_a ──▶ commitments to content, signature and coercible attributes
 
-Whoever holds K_s can recompute everything about one study and nothing about another; whoever
-holds K_a (it travels in the artifact) can check one artifact. Destroying K_p leaves every leaf
-and every proof intact and meaningless. Test vectors: ``tests/vectors/commitments``.
+What is derived from K_p, and what it is good for: ``bridge/commitments.py``. Destroying K_p
+leaves every leaf and every proof intact and meaningless.
 
 What destroying cannot reach is said plainly: copies of the vault in backups, the write-ahead
 archives of a PostgreSQL server, and blocks that a flash drive has not yet recycled. Those
@@ -22,25 +15,22 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
-import re
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NewType
+from typing import Any
 
 import sqlalchemy as sa
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from sqlalchemy.dialects import postgresql, sqlite
 
+from bridge.commitments import KEY_BYTES, StudyKey, exactly, mac, subject_alias, text_bytes
 from bridge.errors import RadsealError
 
-StudyKey = NewType("StudyKey", bytes)
-ArtifactKey = NewType("ArtifactKey", bytes)
 Entropy = Callable[[int], bytes]
 
-KEY_BYTES = 32
 _NONCE_BYTES = 12
 _SEALED = b"\x01"
 _SCHEMA_LOCK = 0x72_61_64_73_76_61_75_6C  # "radsvaul", one advisory lock for creating the tables
@@ -93,7 +83,7 @@ class Subject:
 
 def new_site_key(entropy: Entropy) -> bytes:
     """Return a fresh site key: 32 bytes from ``entropy``, to be kept 0600 in ``keys/site.key``."""
-    return _exactly(KEY_BYTES, entropy(KEY_BYTES), "the entropy source")
+    return exactly(KEY_BYTES, entropy(KEY_BYTES), "the entropy source")
 
 
 class Vault:
@@ -104,12 +94,12 @@ class Vault:
     """
 
     def __init__(self, url_or_path: str | Path, site_key: bytes, entropy: Entropy) -> None:
-        _exactly(KEY_BYTES, site_key, "the site key")
-        self._wrap = AESGCM(_mac(site_key, b"vault/wrap/v1"))
-        self._lookup_key = _mac(site_key, b"vault/lookup/v1")
+        exactly(KEY_BYTES, site_key, "the site key")
+        self._wrap = AESGCM(mac(site_key, b"vault/wrap/v1"))
+        self._lookup_key = mac(site_key, b"vault/lookup/v1")
         self._entropy = entropy
         self._engine = _engine(url_or_path)
-        self._create(_mac(site_key, b"vault/check/v1"))
+        self._create(mac(site_key, b"vault/check/v1"))
 
     def close(self) -> None:
         """Let go of the database."""
@@ -131,19 +121,19 @@ class Vault:
         """Return K_s of one study of this subject. Raises UnknownSubject, SubjectErased."""
         if not study_instance_uid:
             raise VaultError("a study key needs the StudyInstanceUID")
-        return StudyKey(_mac(self._key(subject_ref), b"study/v1\0", _bytes(study_instance_uid)))
+        return StudyKey(mac(self._key(subject_ref), b"study/v1\0", text_bytes(study_instance_uid)))
 
     def commit(self, subject_ref: str, document: bytes) -> bytes:
         """Return a commitment to a document of this subject that belongs to no single study.
 
         HMAC(K_p, "doc/v1\\0" ‖ SHA-256(document)): the consent commitment of a leaf.
         """
-        return _mac(self._key(subject_ref), b"doc/v1\0", hashlib.sha256(document).digest())
+        return mac(self._key(subject_ref), b"doc/v1\0", hashlib.sha256(document).digest())
 
     def seal(self, subject_ref: str, plaintext: bytes) -> bytes:
         """Encrypt a document of this subject with AES-256-GCM under a key derived from K_p."""
         nonce = self._entropy(_NONCE_BYTES)
-        sealer = AESGCM(_mac(self._key(subject_ref), b"seal/v1\0"))
+        sealer = AESGCM(mac(self._key(subject_ref), b"seal/v1\0"))
         return _SEALED + nonce + sealer.encrypt(nonce, plaintext, _SEALED)
 
     def open(self, subject_ref: str, sealed: bytes) -> bytes:
@@ -151,7 +141,7 @@ class Vault:
         head, nonce, body = sealed[:1], sealed[1 : 1 + _NONCE_BYTES], sealed[1 + _NONCE_BYTES :]
         if head != _SEALED or len(nonce) != _NONCE_BYTES:
             raise VaultError("a sealed document has an unknown form")
-        opener = AESGCM(_mac(self._key(subject_ref), b"seal/v1\0"))
+        opener = AESGCM(mac(self._key(subject_ref), b"seal/v1\0"))
         try:
             return opener.decrypt(nonce, body, _SEALED)
         except InvalidTag as error:
@@ -226,7 +216,7 @@ class Vault:
         return Subject(ref=row.ref, alias=row.alias)
 
     def _fresh(self, lookup: bytes) -> dict[str, object]:
-        key = _exactly(KEY_BYTES, self._entropy(KEY_BYTES), "the entropy source")
+        key = exactly(KEY_BYTES, self._entropy(KEY_BYTES), "the entropy source")
         ref, nonce = self._entropy(16).hex(), self._entropy(_NONCE_BYTES)
         alias = subject_alias(key)
         wrapped = nonce + self._wrap.encrypt(nonce, key, _bound(ref, alias))
@@ -262,15 +252,15 @@ class Vault:
 
     def _patient_lookup(self, issuer: str | None, patient_id: str) -> bytes:
         """HMAC over the length-prefixed pair, so that no two pairs read the same."""
-        who, name = _bytes(_trim(issuer or "")), _bytes(_trim(patient_id))
+        who, name = text_bytes(_trim(issuer or "")), text_bytes(_trim(patient_id))
         if not name:
             raise VaultError("without a PatientID the study itself is the subject")
-        return _mac(self._lookup_key, b"patient/v1\0", struct.pack(">I", len(who)), who, name)
+        return mac(self._lookup_key, b"patient/v1\0", struct.pack(">I", len(who)), who, name)
 
     def _study_lookup(self, study_instance_uid: str) -> bytes:
         if not study_instance_uid:
             raise VaultError("a subject needs a PatientID or a StudyInstanceUID")
-        return _mac(self._lookup_key, b"study/v1\0", _bytes(study_instance_uid))
+        return mac(self._lookup_key, b"study/v1\0", text_bytes(study_instance_uid))
 
     def _forget_old_pages(self) -> None:
         """Empty what still holds the overwritten row: SQLite's log, PostgreSQL's dead rows."""
@@ -281,86 +271,6 @@ class Vault:
             done = connection.execute(sa.text(act))
             if on_sqlite and done.one()[0] != 0:
                 raise VaultError("the key is destroyed but the vault's log is busy; erase again")
-
-
-def subject_alias(subject_key: bytes) -> str:
-    """Return the name of a subject in leaves: HMAC(K_p, "subject/v1")."""
-    return "urn:radseal:subject:" + _under(subject_key, "K_p", b"subject/v1").hex()
-
-
-def study_alias(study_key: StudyKey) -> str:
-    """Return the name of a study in leaves: HMAC(K_s, "alias/v1")."""
-    return "urn:radseal:study:" + _under(study_key, "K_s", b"alias/v1").hex()
-
-
-def uid_commitment(study_key: StudyKey, uid: str) -> bytes:
-    """Return HMAC(K_s, "uid/v1\\0" ‖ UID)."""
-    return _under(study_key, "K_s", b"uid/v1\0", _bytes(uid))
-
-
-def instance_commitment(study_key: StudyKey, sha256: bytes) -> bytes:
-    """Return HMAC(K_s, "inst/v1\\0" ‖ SHA-256 of the instance), a leaf of the input root."""
-    return _under(study_key, "K_s", b"inst/v1\0", _exactly(32, sha256, "an instance digest"))
-
-
-def output_commitment(study_key: StudyKey, sha256: bytes) -> bytes:
-    """Return HMAC(K_s, "out/v1\\0" ‖ SHA-256 of a document of the study)."""
-    return _under(study_key, "K_s", b"out/v1\0", _exactly(32, sha256, "an output digest"))
-
-
-def request_commitment(study_key: StudyKey, request: bytes) -> bytes:
-    """Return HMAC(K_s, "request/v1\\0" ‖ SHA-256 of the consent request's JSON)."""
-    return _under(study_key, "K_s", b"request/v1\0", hashlib.sha256(request).digest())
-
-
-def artifact_key(study_key: StudyKey, artifact_id: str) -> ArtifactKey:
-    """Return K_a = HMAC(K_s, "artifact/v1\\0" ‖ SOPInstanceUID, or a uuid URN for HL7 and FHIR)."""
-    _exactly(KEY_BYTES, study_key, "K_s")
-    if not artifact_id:
-        raise VaultError("an artifact key needs the artifact's id")
-    return ArtifactKey(_mac(study_key, b"artifact/v1\0", _bytes(artifact_id)))
-
-
-def content_commitment(key: ArtifactKey, digest: bytes) -> bytes:
-    """Return HMAC(K_a, "content/v1\\0" ‖ content digest)."""
-    return _under(key, "K_a", b"content/v1\0", _exactly(32, digest, "a content digest"))
-
-
-def signature_commitment(key: ArtifactKey, signature_sha256: bytes) -> bytes:
-    """Return HMAC(K_a, "sig/v1\\0" ‖ SHA-256 of the signature value)."""
-    return _under(key, "K_a", b"sig/v1\0", _exactly(32, signature_sha256, "a signature digest"))
-
-
-def attribute_commitment(key: ArtifactKey, tag: str, value: bytes) -> bytes:
-    """Return HMAC(K_a, "attr/v1\\0" ‖ tag ‖ value).
-
-    The tag is written as eight upper-case hex digits ("00100020", as in DICOM JSON); also
-    "0010,0020" and "(0010,0020)" are understood. ``value`` is the attribute's canonical bytes.
-    """
-    _exactly(KEY_BYTES, key, "K_a")
-    digits = re.sub(r"[(), ]", "", tag).upper()
-    if not re.fullmatch(r"[0-9A-F]{8}", digits):
-        raise VaultError("a tag is eight hex digits")
-    return _mac(key, b"attr/v1\0", digits.encode("ascii"), value)
-
-
-def _under(key: bytes, name: str, *parts: bytes) -> bytes:
-    return _mac(_exactly(KEY_BYTES, key, name), *parts)
-
-
-def _mac(key: bytes, *parts: bytes) -> bytes:
-    return hmac.digest(key, b"".join(parts), "sha256")
-
-
-def _exactly(length: int, value: bytes, what: str) -> bytes:
-    if len(value) != length:
-        raise VaultError(f"{what} must be exactly {length} bytes, not {len(value)}")
-    return value
-
-
-def _bytes(text: str) -> bytes:
-    """UTF-8; bytes that were no text when they came (surrogates) go back to what they were."""
-    return text.encode("utf-8", "surrogateescape")
 
 
 def _trim(text: str) -> str:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ledger import leaf, note
-from ledger.log import Log, Sequencer, SqliteStore, open_log
+from ledger.log import Log, SqliteStore, open_log
+from ledger.sequencer import Sequencer, sequence
 
 ORIGIN = "ledger.example.org/radiology"
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, UTC)
@@ -79,7 +80,7 @@ class Site:
 
     def publish(self, later: float = 0.0) -> int:
         """Sequence what is pending."""
-        return self.log.sequence(NOW + timedelta(seconds=later))
+        return sequence(self.log, NOW + timedelta(seconds=later))
 
     def reopen(self) -> Site:
         """The same site after a restart."""

@@ -12,7 +12,8 @@ import pytest
 from bridge.logstore import PostgresStore
 from ledger import leaf, verify
 from ledger.errors import LostRace, SecondSequencer, StorageFailed, WrongOrigin
-from ledger.log import Sequencer, open_log
+from ledger.log import open_log
+from ledger.sequencer import Sequencer
 from ledger.store import Appended, Facts, Head, Row
 
 pytestmark = pytest.mark.peer

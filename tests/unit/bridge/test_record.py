@@ -9,7 +9,7 @@ import threading
 import pytest
 from bench import images
 
-from bridge import vault
+from bridge import commitments
 from bridge.home import publish
 from bridge.record import input_root
 from bridge.vault import SubjectErased
@@ -17,7 +17,7 @@ from ledger import leaf, merkle
 from ledger.errors import NotCovered
 
 UID = str(images(1)[0].StudyInstanceUID)
-KEY = vault.StudyKey(b"k" * 32)
+KEY = commitments.StudyKey(b"k" * 32)
 
 
 def sha(text: str) -> str:
@@ -93,10 +93,10 @@ def test_an_erased_subject_has_no_chain(desk):
 def test_the_input_root_does_not_depend_on_the_order_and_needs_the_key():
     some = [("1.2", sha("a")), ("1.3", sha("b")), ("1.1", sha("c"))]
     assert input_root(KEY, some) == input_root(KEY, some[::-1])
-    assert input_root(KEY, some) != input_root(vault.StudyKey(b"j" * 32), some)
+    assert input_root(KEY, some) != input_root(commitments.StudyKey(b"j" * 32), some)
     assert input_root(KEY, some) != input_root(KEY, some[:2])
-    commitments = [vault.instance_commitment(KEY, bytes.fromhex(d)) for _, d in sorted(some)]
-    assert input_root(KEY, some) == merkle.root([merkle.leaf_hash(c) for c in commitments])
+    made = [commitments.instance_commitment(KEY, bytes.fromhex(d)) for _, d in sorted(some)]
+    assert input_root(KEY, some) == merkle.root([merkle.leaf_hash(c) for c in made])
 
 
 def test_keyed_digests_follow_the_note(desk):

@@ -24,8 +24,9 @@ from ledger.errors import (
     UnknownLeaf,
     WrongOrigin,
 )
-from ledger.log import Sequencer, open_log
+from ledger.log import open_log
 from ledger.merkle import consistency_proof, verify_consistency
+from ledger.sequencer import Sequencer, sequence
 from ledger.store import Facts, Head
 from ledger.tiles import Hashes
 
@@ -165,7 +166,7 @@ def test_only_one_sequencer(site, paper):
         assert site.publish() == 1
         other = open_log(site.folder, site.store, site.log.origin, site.log.signers)
         with pytest.raises(SecondSequencer):
-            other.sequence(paper.NOW)
+            sequence(other, paper.NOW)
     with site.sequencer():
         pass
 
@@ -207,11 +208,11 @@ def test_origins_and_keys(site, paper):
     with pytest.raises(BadKey):
         open_log(site.folder, site.store, paper.ORIGIN, paper.signers("other.example"))
     with pytest.raises(BadKey, match="without signing keys"):
-        open_log(site.folder, site.store, paper.ORIGIN).sequence(paper.NOW)
+        sequence(open_log(site.folder, site.store, paper.ORIGIN), paper.NOW)
     site.publish()
     other = open_log(site.folder, site.store, paper.ORIGIN, paper.signers(name="other"))
     with pytest.raises(BadKey, match="signed by other keys"):
-        other.sequence(paper.NOW)
+        sequence(other, paper.NOW)
     (site.folder / "checkpoint").write_text(
         note.sign_note("x.example\n0\n47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=\n",
                        paper.signers("x.example"), 0)
@@ -415,9 +416,9 @@ def test_appending_while_sequencing_loses_nothing(site, paper):
 
 
 def test_a_batch_is_bounded(site, paper, monkeypatch):
-    from ledger import log
+    from ledger import sequencer
 
-    monkeypatch.setattr(log, "BATCH", 10)
+    monkeypatch.setattr(sequencer, "BATCH", 10)
     site.fill(34)
     assert site.publish() == 35
     assert verify.verify_log(site.folder, paper.VKEYS).size == 35
