@@ -153,6 +153,12 @@ _MODEL = {
 # fmt: off
 TYPES: Mapping[str, Kind] = {
     "log.opened": Kind({"schema": COUNT, "origin": LABEL}, {"policy": DIGEST, "vkeys": LIST}),
+    # The first leaf of a log that goes on where another ended: `size` and `root` of its end.
+    "log.continued": Kind(
+        {"schema": COUNT, "origin": LABEL, "previous": LABEL, "size": COUNT, "root": HASH},
+        {"policy": DIGEST, "vkeys": LIST, "reason": CODE, "by": LABEL},
+    ),
+    "log.closed": Kind({"reason": CODE}, {"next": LABEL, "by": LABEL}),
     "key.rotated": Kind({"keys": CODES}, {"reason": CODE, "by": LABEL, "proof": LIST}),
     "config.changed": Kind({"digest": DIGEST}, {"previous": DIGEST, "keys": LABELS, "by": LABEL}),
     "model.registered": Kind(
@@ -191,6 +197,10 @@ TYPES: Mapping[str, Kind] = {
         {"document": HASH}, {**_CONSENT, "source": CODE, "status": CODE},
         _refs("consent.granted"), SUBJECT,
     ),
+    "consent.amended": Kind(
+        {"document": HASH, "status": CODE, "source": CODE}, _CONSENT,
+        _refs("previous"), SUBJECT,
+    ),
     "consent.checked": Kind(
         {
             "decision": _one_of("permit", "deny"),
@@ -202,6 +212,10 @@ TYPES: Mapping[str, Kind] = {
             "override": OVERRIDE, "stage": CODE, "destination": LABEL, "reasons": CODES,
         },
         chain=SUBJECT,
+    ),
+    "override.reviewed": Kind(
+        {"outcome": CODE, "by": LABEL}, {"reason": CODE, "authn": CODE},
+        _refs("consent.checked"), SUBJECT,
     ),
     "inference.started": Kind(
         {"model": DIGEST}, _RUN, _refs("input.sealed", "consent.checked", "model.activated"), BOTH
@@ -224,6 +238,15 @@ TYPES: Mapping[str, Kind] = {
     ),
     "result.delivered": Kind({**_SENT, "ack": SAID}, _HOW, _refs("delivery.started"), BOTH),
     "result.confirmed": Kind({**_SENT, "ack": SAID}, _HOW, _refs("result.delivered"), BOTH),
+    "result.unconfirmed": Kind(
+        {**_SENT, "reason": CODE}, _HOW, _refs("result.delivered"), BOTH
+    ),
+    "result.superseded": Kind(
+        {**_SENT, "reason": CODE}, {"by": LABEL}, _refs("result.delivered"), BOTH
+    ),
+    "result.recalled": Kind(
+        {**_SENT, "reason": CODE}, {"by": LABEL}, _refs("result.delivered"), BOTH
+    ),
     "study.closed": Kind(
         {"outcome": CODE, "counts": FACTS}, {"reason": CODE, "reasons": CODES, "generation": COUNT},
         _refs("study.received"), BOTH,
@@ -231,6 +254,9 @@ TYPES: Mapping[str, Kind] = {
     "subject.erased": Kind(
         {"basis": LABEL}, {"expiry": MAYBE_WHEN, "by": LABELS, "authn": CODE, "reason": CODE},
         chain=SUBJECT,
+    ),
+    "witness.status": Kind(
+        {"witness": LABEL, "state": CODE}, {"size": COUNT, "behind": COUNT, "reason": CODE}
     ),
     "access.disclosed": Kind(
         {"recipient": LABEL, "purpose": CODE, "what": FACTS, "basis": LABEL},
