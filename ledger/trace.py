@@ -1,30 +1,76 @@
 """Whether the leaves tell a lawful story: rules over references and order. Pure.
 
-    R0  the first leaf is log.opened and names the origin; references point to earlier
-        leaves of the type they say, of equal subject and study
+    R0  the first leaf is log.opened or log.continued and names the origin, nothing follows
+        log.closed; references point to earlier leaves of the type they say, of equal subject
+        and study; a carried leaf is word for word the one of an earlier log that it names
     R1  nothing is inferred or sent without an earlier permit for the same input, in force:
-        not past valid_until, no consent it used withdrawn since, no later deny
-    R2  a model that runs was registered, approved (or is a shadow), activated, not retired
-    R3  an outcome is of the model that started; what is stored or confirmed is the delivery
-        that was started
-    R4  every study received is closed or quarantined (open ones are listed, not wrong)
-    R6  no permit for a subject after its erasure
+        not past valid_until, no consent it used withdrawn or replaced since, no later deny;
+        no permit rests on a consent that was withdrawn
+    R2  a model that runs was registered, approved by others than who registered it (or is a
+        shadow, and nothing of it is sent), activated, not retired
+    R3  an outcome is of the model that started, an object of a run's outcome; what is sent,
+        stored, confirmed, superseded or recalled is the object that was composed
+    R4  every study received is closed or quarantined; open ones are listed, and break the rule
+        once they are older than `Terms.sla_seconds`
+    R5  no leaf is later than a signature over it says, and no node's time runs backwards, by
+        more than `Terms.skew_seconds`
+    R6  no permit and no use for a subject after its erasure
+    R7  every override is reviewed, within `Terms.review_seconds`
+    R8  the keys that sign are those that log.opened, log.continued or key.rotated announced
+    R9  settings are recorded before the first input, and each change names the settings before
 
-R5 (times within witness bounds) needs witnesses and R7 (a review after each override) a
-type of leaf that does not exist yet; neither is judged here.
+`Trace` reads leaves in order of index. `violations` break a rule; `notes` are worth saying and
+break none, because a log that an earlier release wrote lawfully may lack what they miss. With
+`whole` the leaves are a log's from its beginning; without, a selection (an audit bundle), where
+what is absent proves nothing: then R9 and the ends of R4, R7 and R8 are not judged.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from datetime import UTC, datetime
+from typing import Any
 
 from ledger.bodies import PREVIOUS
+from ledger.carried import is_word_for_word
 from ledger.leaf import ref as _ref
+from ledger.leaf import stamp
+from ledger.note import Verifier
+from ledger.policy import line_name
+from ledger.trace_books import Keys, Settings
+from ledger.trace_memory import Memory, Recall, Seen
+from ledger.trace_use import Consent, Models, Results, started_by
 
-__all__ = ["Trace", "Violation"]
+__all__ = ["Bound", "Terms", "Trace", "Violation"]
+
+_MOST = 1000
+_ENDS = ("log.opened", "log.continued", "log.closed")
+_LATEST = 253_402_300_799  # 9999-12-31: no time of a leaf is later
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What an auditor asks for beyond the rules.
+
+    Seconds until a study must be closed (None: open ones are only listed) and until an
+    override must be reviewed, seconds by which clocks may differ, persons who approve a model.
+    """
+
+    sla_seconds: int | None = None
+    review_seconds: int = 3 * 86_400
+    skew_seconds: int = 300
+    approvals: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """`who` signed at `time` (POSIX seconds) a tree of `size` leaves: none of them is later."""
+
+    size: int
+    time: int
+    who: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,75 +82,199 @@ class Violation:
     rule: str
     words: str
 
+    @property
+    def where(self) -> str:
+        """The leaf, for people; its type where it has one."""
+        return f"leaf {self.index} ({self.type})" if self.type else f"leaf {self.index}"
+
     def __str__(self) -> str:
-        return f"leaf {self.index} ({self.type}): {self.rule}: {self.words}"
-
-
-@dataclass(frozen=True, slots=True)
-class _Seen:
-    index: int
-    ref: str
-    record: Mapping[str, Any]
-
-    @property
-    def type(self) -> str:
-        return str(self.record["type"])
-
-    @property
-    def body(self) -> Mapping[str, Any]:
-        body: Mapping[str, Any] = self.record["body"]
-        return body
+        return f"{self.where}: {self.rule}: {self.words}"
 
 
 @dataclass(slots=True)
 class Trace:
-    """Reads leaves in order of index; `violations` and `open_studies` are its findings."""
+    """Reads leaves in order of index; `violations`, `notes` and `open_studies` are its findings.
+
+    At most 1,000 of each are kept; `broken` counts all violations.
+    """
 
     origin: str
+    whole: bool = False
+    terms: Terms = field(default_factory=Terms)
+    bounds: Sequence[Bound] = ()
     violations: list[Violation] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
-    _seen: dict[str, _Seen] = field(default_factory=dict)
-    _open: dict[str, int] = field(default_factory=dict)
-    _approved: set[str] = field(default_factory=set)
-    _retired: dict[str, int] = field(default_factory=dict)
-    _withdrawn: dict[str, int] = field(default_factory=dict)
-    _erased: dict[str, int] = field(default_factory=dict)
-    _denied: dict[str, list[_Seen]] = field(default_factory=dict)
+    broken: int = 0
+    keys: Keys = field(default_factory=Keys)
+    _memory: Memory = field(init=False)
+    _consent: Consent = field(init=False)
+    _judges: Mapping[str, Sequence[Callable[[Seen], None]]] = field(init=False)
+    _open: dict[str, tuple[int, str]] = field(default_factory=dict)
+    _carried: dict[str, str] = field(default_factory=dict)
+    _ends: int | None = None
+    _continues: bool = False
+    _limits: list[tuple[int, str, str]] = field(default_factory=list)
+    _times: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._memory = Memory()
+        self._consent = Consent(self._memory, self._blame)
+        self._judges = self._table()
+        for bound in sorted(self.bounds, key=lambda one: one.size):
+            limit = _at(bound.time + self.terms.skew_seconds)
+            self._limits.append((bound.size, limit, bound.who))
+
+    def recall_by(self, recall: Recall) -> None:
+        """Forget old leaves from now on, and ask for them again (`ledger.trace_memory`)."""
+        self._memory.recall = recall
 
     def see(self, index: int, leaf_hash: bytes, record: Mapping[str, Any]) -> None:
         """Judge the next leaf."""
-        one = _Seen(index, _ref(leaf_hash), record)
+        one = Seen.of(index, _ref(leaf_hash), record)
         self.counts[one.type] += 1
-        self._opening(one)
+        if index == 0 or one.carried or self._ends is not None or one.type in _ENDS:
+            self._opening(one, record)
+        self._in_time(one)
         if self._references(one):
-            judge = self._JUDGES.get(one.type)
-            if judge is not None:
-                judge(self, one)
-        self._seen[one.ref] = one
+            for judge in self._judges.get(one.type, ()):
+                judge(one)
+        self._memory.keep(one)
+
+    def finish(self, signed: Sequence[Verifier] = ()) -> None:
+        """Judge what only the end shows (R4, R7, R8); `signed` are the keys on the checkpoint."""
+        ends = max([*self._times.values(), *(_at(bound.time) for bound in self.bounds)], default="")
+        sla = self.terms.sla_seconds
+        for index, time in self._open.values():
+            if sla is not None and _seconds(time, ends) > sla:
+                self.blame(index, "study.received", "R4", f"not closed within {sla} seconds")
+        for index, time in self._consent.overrides.values():
+            if _seconds(time, ends) > self.terms.review_seconds:
+                words = "consent was overridden and nobody has reviewed that"
+                self.blame(index, "consent.checked", "R7", words)
+            else:
+                self._remark(f"R7: the override at leaf {index} waits for its review")
+        last = sum(self.counts.values()) - 1
+        for key in signed:
+            if self.keys.stranger(key):
+                words = f"the log is signed by {line_name(key.name, key.key_id)}, which it never"
+                self.blame(last, "checkpoint", "R8", f"{words} announced, or put down")
+            elif self.keys.must_sign(key) is None:
+                name = line_name(key.name, key.key_id)
+                self._remark(f"R8: the log does not say whether {name} is its key")
 
     def open_studies(self) -> list[int]:
         """Indexes of study.received without an end so far (R4)."""
-        return sorted(self._open.values())
+        return sorted(index for index, _ in self._open.values())
 
-    def _blame(self, one: _Seen, rule: str, words: str) -> None:
-        self.violations.append(Violation(one.index, one.type, rule, words))
+    def blame(self, index: int, type: str, rule: str, words: str) -> None:
+        """Record a violation."""
+        self.broken += 1
+        if len(self.violations) < _MOST:
+            self.violations.append(Violation(index, type, rule, words))
 
-    def _opening(self, one: _Seen) -> None:
-        if (one.index == 0) != (one.type == "log.opened"):
-            self._blame(one, "R0", "log.opened is the first leaf, and only that")
-        elif one.index == 0 and one.body["origin"] != self.origin:
+    def _blame(self, one: Seen, rule: str, words: str) -> None:
+        self.blame(one.index, one.type, rule, words)
+
+    def _remark(self, words: str) -> None:
+        if len(self.notes) < _MOST:
+            self.notes.append(words)
+
+    def _table(self) -> dict[str, Sequence[Callable[[Seen], None]]]:
+        consent, results = self._consent, Results(self._memory, self._blame)
+        models = Models(self._memory, self._blame, self.terms.approvals)
+        settings = Settings(self._blame, self._remark)
+        return {
+            "log.opened": (self.keys.announced,),
+            "log.continued": (self.keys.announced,),
+            "key.rotated": (self.keys.announced,),
+            "config.changed": (settings.changed,) if self.whole else (),
+            "study.received": (self._received,),
+            "study.closed": (self._ended,),
+            "study.quarantined": (self._ended,),
+            "input.sealed": (settings.sealed,) if self.whole else (),
+            "consent.granted": (consent.granted,),
+            "consent.amended": (consent.granted,),
+            "consent.withdrawn": (consent.withdrew,),
+            "consent.checked": (consent.checked,),
+            "override.reviewed": (consent.reviewed,),
+            "subject.erased": (consent.erased,),
+            "model.registered": (models.registered,),
+            "model.approved": (models.approved,),
+            "model.activated": (models.activated,),
+            "model.retired": (models.retired,),
+            "inference.started": (models.started, self._reads),
+            "inference.completed": (results.ended,),
+            "inference.failed": (results.ended,),
+            "result.composed": (results.composed,),
+            "delivery.started": (results.sending, self._sends),
+            **dict.fromkeys(
+                ("result.delivered", "result.confirmed", "result.unconfirmed",
+                 "result.superseded", "result.recalled"),
+                (results.arrived,),
+            ),
+        }  # fmt: skip
+
+    def _opening(self, one: Seen, record: Mapping[str, Any]) -> None:
+        first = one.type in ("log.opened", "log.continued")
+        if (one.index == 0) != first:
+            self._blame(one, "R0", "log.opened or log.continued is the first leaf, and only that")
+        elif first and one.body["origin"] != self.origin:
             self._blame(one, "R0", f"it opens {one.body['origin']}, not {self.origin}")
+        if one.index == 0:
+            self._continues = one.type == "log.continued"
+        if self._ends is not None:
+            self._blame(one, "R0", f"the log was closed before (leaf {self._ends})")
+        elif one.type == "log.closed":
+            self._ends = one.index
+        if one.carried:
+            self._carry(one, record)
 
-    def _references(self, one: _Seen) -> bool:
+    def _carry(self, one: Seen, record: Mapping[str, Any]) -> None:
+        said = record["carried"]
+        if not self._continues or said["origin"] == self.origin:
+            self._blame(one, "R0", "it is carried from an earlier log, and there is none")
+        elif not is_word_for_word(record, self._carried):
+            self._blame(one, "R0", f"it is not the leaf of {said['origin']} that it names")
+        self._carried[one.ref] = said["leaf"]
+        self._memory.carry(one, said["leaf"])
+
+    def _in_time(self, one: Seen) -> None:
+        if one.carried:
+            return
+        time, latest = one.time, self._times.get(one.node, "")
+        if time >= latest:
+            self._times[one.node] = time
+        elif _seconds(time, latest) > self.terms.skew_seconds:
+            self._blame(one, "R5", f"its time, {time}, is before {latest}, said there earlier")
+        while self._limits and self._limits[0][0] <= one.index:
+            del self._limits[0]
+        for _, limit, who in self._limits:
+            if time > limit:
+                self._blame(one, "R5", f"its time, {time}, is later than {who} signed for it")
+                break
+
+    def _references(self, one: Seen) -> bool:
         sound = True
-        for ref in one.record.get("refs", ()):
-            words = self._reference_fault(one, ref["rel"], self._seen.get(ref["leaf"]))
+        found: dict[str, list[Seen]] = {}
+        for rel, ref in one.refs:
+            target = self._memory.find(ref)
+            words = self._reference_fault(one, rel, target)
             if words is not None:
                 self._blame(one, "R0", words)
                 sound = False
+            elif target is not None:
+                found.setdefault(rel, []).append(target)
+        one.found = found
+        if self.whole and not one.carried:
+            for ref in one.rests_on:
+                document = self._memory.find(self._memory.here(ref))
+                if document is None or not document.type.startswith("consent."):
+                    self._blame(one, "R0", "a document that it matched is no earlier consent leaf")
+                    sound = False
         return sound
 
-    def _reference_fault(self, one: _Seen, rel: str, target: _Seen | None) -> str | None:
+    def _reference_fault(self, one: Seen, rel: str, target: Seen | None) -> str | None:
         if target is None:
             return f"its {rel} is not an earlier leaf"
         if rel == PREVIOUS:
@@ -115,124 +285,40 @@ class Trace:
                 return f"it replaces a {target.type}"
         elif rel != target.type:
             return f"its {rel} is a {target.type}"
-        for name in ("subject", "study"):
-            mine, other = one.record.get(name), target.record.get(name)
+        for name, mine, other in (
+            ("subject", one.subject, target.subject),
+            ("study", one.study, target.study),
+        ):
             if mine is not None and other is not None and mine != other:
                 return f"its {rel} is of another {name}"
         return None
 
-    def _targets(self, one: _Seen, *types: str) -> list[_Seen]:
-        refs = one.record.get("refs", ())
-        return [self._seen[r["leaf"]] for r in refs if r["rel"] in types]
+    def _received(self, one: Seen) -> None:
+        self._open[one.ref] = (one.index, one.time)
 
-    def _same(self, one: _Seen, rel: str, *keys: str) -> None:
-        for target in self._targets(one, rel):
-            for key in keys:
-                if one.body[key] != target.body[key]:
-                    self._blame(one, "R3", f"its {key} is not that of its {rel}")
-
-    def _received(self, one: _Seen) -> None:
-        self._open[one.ref] = one.index
-
-    def _ended(self, one: _Seen) -> None:
-        for target in self._targets(one, "study.received"):
+    def _ended(self, one: Seen) -> None:
+        for target in self._memory.targets(one, "study.received"):
             self._open.pop(target.ref, None)
 
-    def _withdrew(self, one: _Seen) -> None:
-        for target in self._targets(one, "consent.granted"):
-            self._withdrawn.setdefault(target.ref, one.index)
+    def _reads(self, one: Seen) -> None:
+        inputs = {target.ref for target in self._memory.targets(one, "input.sealed")}
+        self._consent.used(one, inputs, None)
 
-    def _erasing(self, one: _Seen) -> None:
-        self._erased.setdefault(one.record["subject"], one.index)
+    def _sends(self, one: Seen) -> None:
+        inputs = {
+            sealed.ref
+            for started in started_by(self._memory, one)
+            for sealed in self._memory.targets(started, "input.sealed")
+        }
+        self._consent.used(one, inputs, one.body["destination"])
 
-    def _outcome(self, one: _Seen) -> None:
-        self._same(one, "inference.started", "model")
 
-    def _arrived(self, one: _Seen) -> None:
-        self._same(one, "delivery.started", "destination", "kind")
-        self._same(one, "result.delivered", "destination", "kind")
+def _at(time: int) -> str:
+    return stamp(datetime.fromtimestamp(min(time, _LATEST), UTC))
 
-    def _model(self, one: _Seen) -> None:
-        model = one.body["model"]
-        for target in self._targets(one, "model.registered", "model.approved", "model.activated"):
-            if target.body["model"] != model:
-                self._blame(one, "R2", f"its {target.type} is of another model")
-        if one.type == "model.approved":
-            self._approved.add(model)
-        elif one.type == "model.retired":
-            self._retired[model] = one.index
-        elif model not in self._approved and one.body.get("mode") != "shadow":
-            self._blame(one, "R2", "the model was never approved")
 
-    def _checked(self, one: _Seen) -> None:
-        if one.body["decision"] == "deny":
-            for target in self._targets(one, "input.sealed"):
-                self._denied.setdefault(target.ref, []).append(one)
-        elif one.record["subject"] in self._erased:
-            self._blame(one, "R6", "a permit after the subject's erasure")
-
-    def _started(self, one: _Seen) -> None:
-        model = one.body["model"]
-        for activated in self._targets(one, "model.activated"):
-            if activated.body["model"] != model:
-                self._blame(one, "R2", "its model.activated is of another model")
-            if self._retired.get(model, -1) > activated.index:
-                self._blame(one, "R2", "the model was retired before")
-        sealed = self._targets(one, "input.sealed")
-        for target in sealed:
-            if target.body["route"]["model"] != model:
-                self._blame(one, "R2", "its input was sealed for another model")
-        self._in_force(one, {target.ref for target in sealed}, None)
-
-    def _sending(self, one: _Seen) -> None:
-        inputs: set[str] = set()
-        for composed in self._targets(one, "result.composed"):
-            for outcome in self._targets(composed, "inference.completed", "inference.failed"):
-                for started in self._targets(outcome, "inference.started"):
-                    inputs.update(t.ref for t in self._targets(started, "input.sealed"))
-        self._in_force(one, inputs, one.body["destination"])
-
-    def _in_force(self, one: _Seen, inputs: set[str], destination: str | None) -> None:
-        for check in self._targets(one, "consent.checked"):
-            words = self._force_fault(one, check, inputs, destination)
-            if words is not None:
-                self._blame(one, "R1", words)
-
-    def _force_fault(
-        self, one: _Seen, check: _Seen, inputs: set[str], destination: str | None
-    ) -> str | None:
-        if check.body["decision"] != "permit":
-            return f"its consent.checked (leaf {check.index}) says deny"
-        until = check.body.get("valid_until")
-        if until is not None and one.record["time"] >= until:
-            return f"its permit (leaf {check.index}) ended at {until}"
-        asked = {target.ref for target in self._targets(check, "input.sealed")}
-        if (asked or destination is None) and not inputs & asked:
-            return f"its permit (leaf {check.index}) is for another input"
-        for granted in self._targets(check, "consent.granted"):
-            if self._withdrawn.get(granted.ref, -1) > check.index:
-                return f"the consent it rests on (leaf {granted.index}) was withdrawn before"
-        for denial in (d for key in inputs for d in self._denied.get(key, ())):
-            scope = denial.body.get("destination")
-            same = denial.body["purpose"] == check.body["purpose"] and scope in (None, destination)
-            if same and denial.index > check.index:
-                return f"a later check (leaf {denial.index}) says deny"
-        return None
-
-    _JUDGES: ClassVar[Mapping[str, Callable[[Trace, _Seen], None]]] = {
-        "study.received": _received,
-        "study.closed": _ended,
-        "study.quarantined": _ended,
-        "consent.withdrawn": _withdrew,
-        "consent.checked": _checked,
-        "subject.erased": _erasing,
-        "model.approved": _model,
-        "model.activated": _model,
-        "model.retired": _model,
-        "inference.started": _started,
-        "inference.completed": _outcome,
-        "inference.failed": _outcome,
-        "delivery.started": _sending,
-        "result.delivered": _arrived,
-        "result.confirmed": _arrived,
-    }
+def _seconds(earlier: str, later: str) -> float:
+    """Seconds between two times as leaves spell them."""
+    if not earlier or not later:
+        return 0.0
+    return (datetime.fromisoformat(later) - datetime.fromisoformat(earlier)).total_seconds()

@@ -1,16 +1,17 @@
-"""Believe nothing but the keys you brought: a log folder or a proof, verified offline.
+"""Believe nothing but the keys you brought: a log or a proof, verified offline.
 
-`verify_log` builds the whole tree again from the entry bundles with the function that the
-sequencer grows it with, compares every file it makes with the file on disk, compares the
-root with the signed one, reads every leaf strictly and judges the trace rules. Files that
-it did not make must be earlier, shorter editions of ones it did; anything else under
-tile/ is refused.
+`audit` builds the whole tree again from the entry bundles with the function that the sequencer
+grows it with, compares every file it makes with the file on disk, compares the root with the
+signed one, reads every leaf strictly and judges the trace rules. Files that it did not make
+must be earlier, shorter editions of ones it did; anything else under tile/ is refused.
+
+What is forged or damaged raises VerifyError; broken trace rules are findings of the report.
+`verify_log` raises for both.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,18 +22,23 @@ from ledger.errors import (
     BadKey,
     LeafError,
     Malformed,
-    MalformedTile,
     ProofInvalid,
     SignatureInvalid,
     VerifyError,
 )
+from ledger.policy import NO_QUORUM, Policy, Verdict, line_name, of_keys
 from ledger.proof import Proof
-from ledger.tiles import ENTRIES, WIDTH, Edge, Hashes, Tile, parse_path, split_hashes, unpack
-from ledger.trace import Trace
+from ledger.rebuild import Progress, Rebuilt
+from ledger.source import CHECKPOINT_SIZE, Source, source_of
+from ledger.trace import Bound, Terms, Trace, Violation
+from ledger.trace_books import missing
 
 __all__ = [
     "ProofReport",
     "Report",
+    "Trust",
+    "audit",
+    "finding",
     "open_checkpoint",
     "policy_text",
     "read_vkeys",
@@ -40,10 +46,22 @@ __all__ = [
     "verify_proof",
 ]
 
+_SAVED, _WITNESSED = "saved checkpoint", "checkpoint.witnessed"
+
+Trust = Policy | Sequence[str]
+"""Whom the caller believes: a policy, or the log's vkeys (then no witness is asked for)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A log that verified: what it is, and what stands in it."""
+    """A log whose files and signatures verified: what it is, and what stands in it.
+
+    `open_studies` are indexes of study.received; `ahead` files that the checkpoint does not
+    cover yet; `beside` names that are no part of a log and were not read. `not_checked` are
+    signature lines whose key was not brought. `witnessed` is how many leaves the policy's
+    quorum (or, without one, any listed witness) has cosigned, `cosigned` by whom and when.
+    `violations` are at most a thousand of `broken`.
+    """
 
     origin: str
     size: int
@@ -53,6 +71,13 @@ class Report:
     counts: Mapping[str, int] = field(default_factory=dict)
     open_studies: tuple[int, ...] = ()
     ahead: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
+    not_checked: tuple[str, ...] = ()
+    witnessed: int = 0
+    cosigned: Mapping[str, int] = field(default_factory=dict)
+    violations: tuple[Violation, ...] = ()
+    broken: int = 0
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +89,13 @@ class ProofReport:
     index: int
     checkpoint: Checkpoint
     signed_by: tuple[str, ...]
+    not_checked: tuple[str, ...] = ()
+    cosigned: Mapping[str, int] = field(default_factory=dict)
 
 
 def policy_text(vkeys: Sequence[str]) -> str:
     """Return a tlog-policy that trusts these log keys and asks for no witness."""
-    for key in vkeys:
-        note.Verifier.from_vkey(key)
-    return "".join(f"log {key}\n" for key in vkeys) + "quorum none\n"
+    return str(of_keys(vkeys))
 
 
 def read_vkeys(text: str) -> list[str]:
@@ -79,36 +104,37 @@ def read_vkeys(text: str) -> list[str]:
     return [line for line in lines if line and not line.startswith("#")]
 
 
-def open_checkpoint(text: str, vkeys: Sequence[str]) -> tuple[Checkpoint, tuple[str, ...]]:
+def _policy(trust: Trust) -> Policy:
+    return trust if isinstance(trust, Policy) else of_keys(trust)
+
+
+def open_checkpoint(text: str, trust: Trust) -> tuple[Checkpoint, tuple[str, ...]]:
     """(checkpoint, the vkeys that signed it); of each algorithm that was brought one must have.
 
     So a post-quantum signature cannot be stripped from a log whose two keys you hold.
     Raises SignatureInvalid, Malformed.
     """
-    verifiers = [note.Verifier.from_vkey(key) for key in vkeys]
-    if not verifiers:
-        raise BadKey("bring at least one vkey: a verifier takes no trust from what it verifies")
-    opened = note.open_note(text, verifiers)
-    point = Checkpoint.parse(opened.text)
-    signed = [key for key, _ in opened.signed]
-    if any(key.name != point.origin for key in signed):
-        raise SignatureInvalid(f"the checkpoint of {point.origin} is signed by another log's key")
-    missing = {key.algorithm for key in verifiers} - {key.algorithm for key in signed}
-    if missing:
-        kinds = ", ".join(f"{kind:02x}" for kind in sorted(missing))
-        raise SignatureInvalid(f"no signature by your key of type {kinds}")
-    return point, tuple(note.vkey(key) for key in signed)
+    verdict = _policy(trust).judge(text)
+    return verdict.checkpoint, _vkeys(verdict)
 
 
-def verify_proof(text: str, vkeys: Sequence[str], origin: str | None = None) -> ProofReport:
-    """Verify a tlog-proof that carries its leaf; raises VerifyError."""
+def verify_proof(text: str, trust: Trust, origin: str | None = None) -> ProofReport:
+    """Verify a tlog-proof that carries its leaf; raises VerifyError.
+
+    A proof holds no history of keys: of each algorithm one of the keys brought must have
+    signed. Where the policy asks for a quorum, the proof's checkpoint must bear it.
+    """
+    policy = _policy(trust)
     try:
         proof = Proof.parse(text)
-        point, signed_by = open_checkpoint(proof.checkpoint, vkeys)
+        verdict = policy.judge(proof.checkpoint)
+        point = verdict.checkpoint
         if origin is not None and point.origin != origin:
             raise SignatureInvalid(f"the proof is of {point.origin}, not of {origin}")
         if proof.extra is None:
             raise ProofInvalid("the proof does not carry its leaf")
+        if not verdict.reached:
+            raise SignatureInvalid(f"not witnessed yet: the policy asks for {policy.quorum}")
         value = merkle.leaf_hash(proof.extra)
         merkle.verify_inclusion(value, proof.index, point.size, proof.path, point.root)
         record = leaf.parse(proof.extra)
@@ -116,154 +142,136 @@ def verify_proof(text: str, vkeys: Sequence[str], origin: str | None = None) -> 
         raise
     except (Malformed, SignatureInvalid, ProofInvalid, LeafError) as error:
         raise VerifyError("proof", str(error)) from error
-    return ProofReport(record, value, proof.index, point, signed_by)
+    return ProofReport(
+        record, value, proof.index, point, _vkeys(verdict), verdict.unchecked, verdict.cosigned
+    )
 
 
-def verify_log(folder: Path, vkeys: Sequence[str]) -> Report:
-    """Verify everything in a log folder; raises VerifyError naming the file or leaf."""
-    point, signed_by = _signed(folder, vkeys)
-    trace = Trace(point.origin)
-    made = _rebuild(folder, point, trace)
-    ahead = _others(folder, point.size, made)
-    if trace.violations:
-        first = trace.violations[0]
-        more = len(trace.violations) - 1
-        what = f"{first.rule}: {first.words}" + (f" (and {more} more)" if more else "")
-        raise VerifyError(f"leaf {first.index} ({first.type})", what)
+def verify_log(where: Path | str, trust: Trust) -> Report:
+    """Verify everything in a log; raises VerifyError naming the file or the first unlawful leaf."""
+    report = audit(where, trust)
+    if report.violations:
+        raise finding(report)
+    return report
+
+
+def finding(report: Report) -> VerifyError:
+    """Give a report's first violation as an error that says how many more there are."""
+    first, more = report.violations[0], report.broken - 1
+    what = f"{first.rule}: {first.words}" + (f" (and {more} more)" if more else "")
+    return VerifyError(first.where, what)
+
+
+def audit(
+    where: Path | str,
+    trust: Trust,
+    terms: Terms | None = None,
+    *,
+    saved: str | None = None,
+    min_size: int = 0,
+    progress: Progress | None = None,
+) -> Report:
+    """Verify a log folder or web address, and judge its story by `terms`.
+
+    `saved` is the text of a checkpoint that was kept earlier: the log must continue it.
+    Raises VerifyError naming the file for what is forged, damaged, shorter than `min_size`,
+    rolled back, another history than `saved` or `checkpoint.witnessed` signs, or not
+    witnessed as the policy asks; BadKey for what is no key.
+    """
+    source, policy = source_of(where), _policy(trust)
+    # The newest last: a log that grows while it is read must not look as if it were rolled back.
+    kept = [] if saved is None else [(_SAVED, _judged(saved, policy, _SAVED))]
+    cosigned = _signed(source, policy, _WITNESSED)
+    if cosigned is not None:
+        kept.append((_WITNESSED, cosigned))
+    newest = _signed(source, policy, "checkpoint")
+    if newest is None:
+        raise VerifyError("checkpoint", "is missing: this is no log, or it is empty")
+    _ahead_of(newest.checkpoint, kept, min_size)
+    verdicts = [newest, *(verdict for _, verdict in kept)]
+    point, sizes = newest.checkpoint, {verdict.checkpoint.size for _, verdict in kept}
+    trace = Trace(point.origin, whole=True, terms=terms or Terms(), bounds=_bounds(verdicts))
+    walk = Rebuilt(source, point, trace, sizes, progress)
+    walk.read()
+    for name, verdict in kept:
+        if walk.roots[verdict.checkpoint.size] != verdict.checkpoint.root:
+            words = "another history than this log's was signed: keep both, its keys are misused"
+            raise VerifyError(name, words)
+    ahead = walk.others()
+    trace.finish(newest.signed)
+    for key in missing(trace.keys, newest.missing):
+        name = line_name(key.name, key.key_id)
+        raise VerifyError("checkpoint", f"your key {name} has not signed it")
+    return _report(policy, walk, newest, kept, ahead)
+
+
+def _report(
+    policy: Policy, walk: Rebuilt, newest: Verdict, kept: Sequence[tuple[str, Verdict]],
+    ahead: Sequence[str],
+) -> Report:  # fmt: skip
+    point, trace = newest.checkpoint, walk.trace
+    agreed = [
+        verdict
+        for verdict in (newest, *(one for name, one in kept if name == _WITNESSED))
+        if verdict.reached and verdict.cosigned
+    ]
+    best = max(agreed, key=lambda one: one.checkpoint.size, default=None)
+    if policy.quorum != NO_QUORUM and best is None:
+        words = f"not witnessed yet: your policy asks for {policy.quorum}"
+        raise VerifyError(_WITNESSED, words)
+    unchecked = dict.fromkeys(
+        (*newest.unchecked, *(name for _, one in kept for name in one.unchecked))
+    )
     return Report(
-        point.origin, point.size, point.root, signed_by, len(made) + 1,
+        point.origin, point.size, point.root, _vkeys(newest), len(walk.made) + 1,
         dict(trace.counts), tuple(trace.open_studies()), tuple(ahead),
+        tuple(walk.source.others()), tuple(unchecked),
+        best.checkpoint.size if best else 0, dict(best.cosigned) if best else {},
+        tuple(trace.violations), trace.broken, tuple(trace.notes),
     )  # fmt: skip
 
 
-def _rebuild(folder: Path, point: Checkpoint, trace: Trace) -> set[str]:
-    """Grow the tree from the bundles, compare each tile and the root; the paths that it made."""
-    edge = Edge()
-    made: set[str] = set()
-    while edge.size < point.size:
-        start, count = edge.size, min(WIDTH, point.size - edge.size)
-        bundle = Tile(ENTRIES, start // WIDTH, count)
-        entries = _bundle(folder, bundle)
-        grown = edge.grow(entries)
-        # On the way the rightmost tiles are narrower than the final ones and need not exist.
-        last = dict(_last_tiles(edge)) if edge.size == point.size else {}
-        for tile, data in {**grown, **last}.items():
-            if tile.width == WIDTH or edge.size == point.size:
-                if _read(folder, tile) != data:
-                    raise VerifyError(_culprit(folder, point, tile, data), "was changed")
-                made.add(tile.path())
-        for number, entry in enumerate(entries, start):
-            trace.see(number, merkle.leaf_hash(entry), _record(number, entry))
-    if edge.root() != point.root:
-        raise VerifyError("checkpoint", "the entries do not lead to the signed root")
-    return made
+def _vkeys(verdict: Verdict) -> tuple[str, ...]:
+    return tuple(note.vkey(key) for key in verdict.signed)
 
 
-def _culprit(folder: Path, point: Checkpoint, tile: Tile, derived: bytes) -> str:
-    """Name the changed file: the tile itself, or the bundle that it was compared with.
-
-    Where entries and their hashes disagree, the tile above or the signed root says who
-    is right; a tile further up was derived from files that agree with each other.
-    """
-    if tile.level != 0:
-        return tile.path()
+def _signed(source: Source, policy: Policy, name: str) -> Verdict | None:
     try:
-        if tile.width == WIDTH:
-            above = Hashes(point.size, lambda one: _read(folder, one)).perfect(8, tile.index)
-            honest = merkle.root(split_hashes(derived, WIDTH)) == above
-        else:
-            levels = Edge.read_levels(point.size, lambda one: _read(folder, one))
-            levels[0] = split_hashes(derived, tile.width)
-            honest = Edge(point.size, levels=levels).root() == point.root
-    except MalformedTile:
-        honest = True
-    return tile.path() if honest else Tile(ENTRIES, tile.index, tile.width).path()
-
-
-def _signed(folder: Path, vkeys: Sequence[str]) -> tuple[Checkpoint, tuple[str, ...]]:
-    for key in vkeys:
-        note.Verifier.from_vkey(key)  # wrong use, before anything is read
-    try:
-        text = (folder / "checkpoint").read_bytes().decode()
-        return open_checkpoint(text, vkeys)
+        text = source.read(name, CHECKPOINT_SIZE).decode()
     except FileNotFoundError:
-        raise VerifyError("checkpoint", "is missing: this is no log, or it is empty") from None
+        return None
     except UnicodeDecodeError:
-        raise VerifyError("checkpoint", "is not UTF-8") from None
+        raise VerifyError(name, "is not UTF-8") from None
+    return _judged(text, policy, name)
+
+
+def _judged(text: str, policy: Policy, name: str) -> Verdict:
+    try:
+        return policy.judge(text)
     except BadKey:
         raise
     except (Malformed, SignatureInvalid) as error:
-        raise VerifyError("checkpoint", str(error)) from error
+        raise VerifyError(name, str(error)) from error
 
 
-def _read(folder: Path, tile: Tile) -> bytes:
-    try:
-        return (folder / tile.path()).read_bytes()
-    except FileNotFoundError:
-        raise VerifyError(tile.path(), "is missing") from None
+def _ahead_of(point: Checkpoint, kept: Sequence[tuple[str, Verdict]], min_size: int) -> None:
+    if point.size < min_size:
+        raise VerifyError("checkpoint", f"has {point.size} leaves; you asked for {min_size}")
+    for name, verdict in kept:
+        older = verdict.checkpoint
+        if older.origin != point.origin:
+            raise VerifyError(name, f"is of {older.origin}, not of {point.origin}")
+        if older.size > point.size:
+            words = f"has {point.size} leaves and the {name} {older.size}: the log was rolled back"
+            raise VerifyError("checkpoint", words)
 
 
-def _bundle(folder: Path, tile: Tile) -> list[bytes]:
-    try:
-        return unpack(_read(folder, tile), tile.width)
-    except MalformedTile as error:
-        raise VerifyError(tile.path(), str(error)) from error
-
-
-def _record(number: int, entry: bytes) -> Mapping[str, Any]:
-    try:
-        return leaf.parse(entry)
-    except LeafError as error:
-        raise VerifyError(f"leaf {number}", str(error)) from error
-
-
-def _last_tiles(edge: Edge) -> Iterator[tuple[Tile, bytes]]:
-    for level, hashes in enumerate(edge.levels):
-        if hashes:
-            yield Tile(level, edge.size >> 8 * (level + 1), len(hashes)), b"".join(hashes)
-
-
-def _others(folder: Path, size: int, made: set[str]) -> list[str]:
-    """Verify the files that the final tree does not need; the ones ahead of the checkpoint."""
-    ahead = []
-    for top, _, names in os.walk(folder / "tile"):
-        for name in sorted(names):
-            path = (Path(top) / name).relative_to(folder).as_posix()
-            if path in made:
-                continue
-            try:
-                tile = parse_path(path)
-            except MalformedTile:
-                raise VerifyError(path, "is not a file of this log") from None
-            if _is_ahead(folder, tile, size):
-                ahead.append(path)
-    return sorted(ahead)
-
-
-def _is_ahead(folder: Path, tile: Tile, size: int) -> bool:
-    """Whether a tile holds more than the checkpoint covers; what it covers must be equal."""
-    data = (folder / tile.path()).read_bytes()
-    level = max(tile.level, 0)
-    covered = min(WIDTH, max(0, (size >> 8 * level) - tile.index * WIDTH))
-    beginning = b""
-    if covered:
-        beginning = (folder / Tile(tile.level, tile.index, covered).path()).read_bytes()
-    shorter, longer = sorted((data, beginning), key=len)
-    try:
-        entries = unpack(data, tile.width) if tile.level == ENTRIES else []
-    except MalformedTile as error:
-        raise VerifyError(tile.path(), str(error)) from error
-    if tile.level != ENTRIES and len(data) != tile.width * merkle.HASH_SIZE:
-        raise VerifyError(tile.path(), "has the wrong length")
-    if not longer.startswith(shorter):
-        raise VerifyError(tile.path(), "differs from the tile that replaced it")
-    if tile.level == ENTRIES and tile.width > covered:
-        _match_hashes(folder, tile, entries)
-    return tile.width > covered
-
-
-def _match_hashes(folder: Path, tile: Tile, entries: list[bytes]) -> None:
-    path = folder / Tile(0, tile.index, tile.width).path()
-    hashes = b"".join(map(merkle.leaf_hash, entries))
-    if path.exists() and path.read_bytes() != hashes:
-        raise VerifyError(tile.path(), "does not match its hash tile")
+def _bounds(verdicts: Sequence[Verdict]) -> list[Bound]:
+    """Give what the signatures say of time: a leaf under one is not later than it."""
+    found = []
+    for verdict in verdicts:
+        size = verdict.checkpoint.size
+        if verdict.signed_at is not None:
+            found.append(Bound(size, verdict.signed_at, "the log"))
+        found += [Bound(size, at, f"witness {who}") for who, at in verdict.cosigned.items()]
+    return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ledger import leaf
+from ledger.carried import carry
 from ledger.trace import Trace
 
 
@@ -229,3 +230,52 @@ def test_who_started_must_end(type, change, expected, site, paper):
     story = paper.Story(site).until(paper.Story.ORDER[paper.Story.ORDER.index(type) - 1])
     story.tell(type, change)
     assert set(rules(site, paper)) == expected
+
+
+def test_what_was_carried_happened_before_all_that_this_log_says(paper):
+    """A carried run is not judged by a withdrawal that was said here; a run of this log is."""
+    new, told = "new.example/log", {}
+
+    def hash_of(record):
+        return leaf.ref(leaf.leaf_hash(leaf.render(record)))
+
+    def old(number, type, body, *rels, **rest):
+        refs = paper.refs(*((rel, hash_of(told[rel])) for rel in rels))
+        told[type] = leaf.parse(paper.made(number, type, body, refs=refs, **rest))
+
+    whose = {"subject": paper.SUBJECT, "study": paper.STUDY}
+    bodies = paper.Story.BODIES
+    given = {"document": paper.value("doc"), "status": "active", "source": "fhir"}
+    old(1, "consent.granted", given, subject=paper.SUBJECT)
+    for number, type in enumerate(("model.registered", "model.approved", "model.activated"), 2):
+        old(number, type, bodies[type], *paper.Story.RELS.get(type, ()))
+    old(5, "study.received", bodies["study.received"], **whose)
+    old(6, "input.sealed", bodies["input.sealed"], "study.received", **whose)
+    on = ("input.sealed", "consent.granted")
+    old(7, "consent.checked", paper.permit(basis="consent"), *on, **whose)
+    started = paper.Story.RELS["inference.started"]
+    old(8, "inference.started", bodies["inference.started"], *started, **whose)
+
+    here, log = {}, [
+        leaf.parse(paper.made(20, "log.continued", {
+            "schema": 1, "origin": new, "previous": "old.example", "size": 9,
+            "root": paper.value("root"),
+        }))
+    ]  # fmt: skip
+    withdrawal = ("consent.withdrawn", {"document": paper.value("doc")}, "consent.granted")
+    for type, record in told.items():
+        refs = [{"rel": r["rel"], "leaf": here[r["rel"]]} for r in record.get("refs", ())]
+        log.append(carry(record, "old.example", refs))
+        here[type] = hash_of(log[-1])
+        if type == "consent.granted":
+            name, body, rel = withdrawal
+            log.append(leaf.parse(paper.made(21, name, body, subject=paper.SUBJECT,
+                                             refs=paper.refs((rel, here[rel])))))  # fmt: skip
+    trace = Trace(new, whole=True)
+    for index, record in enumerate(log):
+        trace.see(index, leaf.leaf_hash(leaf.render(record)), record)
+    assert trace.violations == []
+    refs = paper.refs(*((rel, here[rel]) for rel in started))
+    again = paper.made(22, "inference.started", bodies["inference.started"], refs=refs, **whose)
+    trace.see(len(log), leaf.leaf_hash(again), leaf.parse(again))
+    assert [one.rule for one in trace.violations] == ["R1"]
