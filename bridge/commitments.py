@@ -30,6 +30,7 @@ __all__ = [
     "artifact_key",
     "attribute_commitment",
     "content_commitment",
+    "document_commitment",
     "exactly",
     "instance_commitment",
     "mac",
@@ -80,6 +81,14 @@ def output_commitment(study_key: StudyKey, sha256: bytes) -> bytes:
 def request_commitment(study_key: StudyKey, request: bytes) -> bytes:
     """Return HMAC(K_s, "request/v1\\0" ‖ SHA-256 of the consent request's JSON)."""
     return _under(study_key, "K_s", b"request/v1\0", hashlib.sha256(request).digest())
+
+
+def document_commitment(study_key: StudyKey, document: bytes) -> bytes:
+    """Return HMAC(K_s, "consent/v1\0" ‖ SHA-256 of a consent document) as one study's key sees it.
+
+    The leaf consent.granted commits to the same document under K_p, which is never disclosed.
+    """
+    return _under(study_key, "K_s", b"consent/v1\0", hashlib.sha256(document).digest())
 
 
 def artifact_key(study_key: StudyKey, artifact_id: str) -> ArtifactKey:

@@ -1,8 +1,8 @@
 """Artifacts reach their destinations: once, in order of proof, or as a visible dead letter.
 
-Nothing is sent before a published checkpoint covers its result.composed leaf. Each
-destination has its own workflow, so one that is down delays no other. Consent is asked
-again before every attempt.
+Nothing is sent before a published checkpoint covers its result.composed leaf; what is sent
+is the copy that carries the proof of it (bridge/stamp.py). Each destination has its own
+workflow, so one that is down delays no other. Consent is asked again before every attempt.
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ from bridge.permit import Answer, ask, stand_on
 from bridge.record import Chain
 from bridge.rooms import Rooms
 from bridge.site import Destination
+from bridge.stamp import stamp
 from bridge.store import arrivals, work
 from bridge.store.database import reading, writing
 from bridge.store.work import ArtifactRow, RouteRow
 from bridge.study import DeliveryState, RouteState
+from bridge.superseded import say_superseded
 
 __all__ = ["DONE", "backoff", "give_up", "open_deliveries", "send"]
 
@@ -46,6 +48,8 @@ def open_deliveries(rooms: Rooms, run_id: str) -> list[str]:
         run = work.run_of(connection, run_id)
         route = work.route(connection, run.route_id)
     _wait_covered(rooms, artifacts)
+    for artifact in artifacts:
+        stamp(rooms, artifact)
     wanted = []
     with writing(rooms.database) as connection:
         if work.route(connection, route.id).state is RouteState.CANCELLED:
@@ -94,7 +98,7 @@ def send(rooms: Rooms, run_id: str, name: str, attempt: int) -> float:
     batch = [known[d.sop_instance_uid] for d in waiting]
     if not batch:
         return DONE
-    chain, study, _ = chain_of(rooms, route)
+    chain, _, _ = chain_of(rooms, route)
     if destination is None:
         _settle(rooms, route, batch, name, DeliveryState.DEAD, "no such destination any more")
         return DONE
@@ -103,15 +107,13 @@ def send(rooms: Rooms, run_id: str, name: str, attempt: int) -> float:
         _settle(rooms, route, batch, name, DeliveryState.HELD, answer.words)
         return DONE
     _wait_covered(rooms, batch)
+    files = [(a.sop_instance_uid, stamp(rooms, a)) for a in batch]
     if not all(_say_started(rooms, chain, route, artifact, name, answer) for artifact in batch):
         return SOON  # consent changed between the question and the leaf: ask again
     peer = dicom.Peer(
         destination.ae_title, destination.host, destination.port,
         rooms.site.listener.ae_title,
     )  # fmt: skip
-    files = [
-        (a.sop_instance_uid, rooms.files.artifact(study.id, a.sop_instance_uid)) for a in batch
-    ]
     sent = dicom.store(peer, files)
     again, soon = False, False
     for artifact in batch:
@@ -238,6 +240,7 @@ def _settle_one(
              "ack": {"status": f"0x{outcome.status or 0:04X}"}},
             chain=chain, refs=[("delivery.started", started)],
         )  # fmt: skip
+        say_superseded(rooms, route, artifact, name)
     elif outcome.outcome == "permanent":
         state = DeliveryState.DEAD
     with writing(rooms.database) as connection:

@@ -28,7 +28,8 @@ from bridge.files import calling_ae_of, received_ns_of
 from bridge.study import Instance, Patient, is_uid_as_sent
 
 __all__ = [
-    "IDENTITY", "OWN_MARK", "dataset_of", "read_header", "read_instance", "same_pixel_bytes",
+    "IDENTITY", "OWN_MARK", "UNREADABLE", "dataset_of", "dataset_sha256", "identity_of",
+    "malformed", "read_header", "read_instance", "same_pixel_bytes", "whole_file",
 ]  # fmt: skip
 
 OWN_MARK = "run by radseal"  # in Contributing Equipment of what we compose (bridge.report)
@@ -42,7 +43,7 @@ _SHAPE = (
     "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation",
     "PlanarConfiguration", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
 )  # fmt: skip
-_UNREADABLE = (
+UNREADABLE = (
     InvalidDicomError, BytesLengthException, EOFError, ValueError, KeyError, TypeError,
     AttributeError, NotImplementedError, RecursionError, OverflowError, LookupError,
     struct.error, zlib.error, MemoryError,
@@ -92,6 +93,17 @@ def _digest(path: Path, start: int) -> tuple[str, int]:
     return digest.hexdigest(), size
 
 
+def dataset_sha256(path: Path) -> str:
+    """Give the SHA-256 of a file's data set as it lies there: what an input root is made of.
+
+    Raises BadInstance for what is no DICOM file or cannot be read.
+    """
+    try:
+        return _digest(path, _start_of_dataset(path))[0]
+    except OSError as error:
+        raise BadInstance("unreadable", f"the file cannot be read: {error.strerror}") from None
+
+
 def dataset_of(path: Path, keywords: Sequence[str] | None = None) -> Dataset:
     """Read a file's header, everything before the pixels; raises BadInstance.
 
@@ -112,11 +124,29 @@ def dataset_of(path: Path, keywords: Sequence[str] | None = None) -> Dataset:
         raise
     except OSError as error:
         raise BadInstance("unreadable", f"the file cannot be read: {error.strerror}") from None
-    except _UNREADABLE as error:
-        raise BadInstance("unreadable", _malformed(error)) from None
+    except UNREADABLE as error:
+        raise BadInstance("unreadable", malformed(error)) from None
 
 
-def _malformed(error: Exception) -> str:
+def whole_file(path: Path) -> tuple[bytes, int]:
+    """Give all bytes of a file, a deflated dataset inflated, and where the dataset begins.
+
+    Raises BadInstance for what is no DICOM file, cannot be read or inflates too far.
+    """
+    try:
+        start = _start_of_dataset(path)
+        with path.open("rb") as file:
+            if DeflatedExplicitVRLittleEndian.encode() in file.read(start):
+                return _inflate_carefully(file, start).getvalue(), start
+            file.seek(0)
+            return file.read(), start
+    except OSError as error:
+        raise BadInstance("unreadable", f"the file cannot be read: {error.strerror}") from None
+    except (zlib.error, MemoryError) as error:
+        raise BadInstance("unreadable", malformed(error)) from None
+
+
+def malformed(error: Exception) -> str:
     """Say what is wrong with a dataset that cannot be read; never the library's text (PHI)."""
     match error:
         case RecursionError():
@@ -159,7 +189,7 @@ def read_header(dataset: Dataset, keywords: Sequence[str]) -> dict[str, Any]:
             value = dataset[tag].value
             if value is not None and not isinstance(value, bytes):
                 values[keyword] = _json(value)
-        except _UNREADABLE:
+        except UNREADABLE:
             continue
     return values
 
@@ -168,7 +198,7 @@ def _text(dataset: Dataset, keyword: str) -> str:
     tag = _tag(keyword)
     try:
         value = dataset[tag].value if tag is not None and tag in dataset else None
-    except _UNREADABLE:
+    except UNREADABLE:
         return ""
     return "" if value is None else str(value).replace("\0", "").strip()[:_TEXT_LIMIT]
 
@@ -200,7 +230,7 @@ def _is_ours(dataset: Dataset) -> bool:
     try:
         items = dataset.get("ContributingEquipmentSequence") or ()
         return any(OWN_MARK in _text(item, "ContributionDescription") for item in items)
-    except _UNREADABLE:
+    except UNREADABLE:
         return False
 
 
@@ -216,9 +246,6 @@ def read_instance(path: Path, keywords: Sequence[str], issuer_of: Callable[[str]
         raise BadInstance("empty", "the object holds no dataset")
     dataset = dataset_of(path, [*IDENTITY, *keywords])
     calling_ae = calling_ae_of(path.stem)
-    patient = Patient(
-        _text(dataset, "IssuerOfPatientID") or issuer_of(calling_ae), _text(dataset, "PatientID")
-    )
     return Instance(
         arrival=path.stem,
         sop_instance_uid=_uid(dataset, "SOPInstanceUID"),
@@ -226,7 +253,7 @@ def read_instance(path: Path, keywords: Sequence[str], issuer_of: Callable[[str]
         series_instance_uid=_uid(dataset, "SeriesInstanceUID"),
         study_instance_uid=_uid(dataset, "StudyInstanceUID"),
         transfer_syntax_uid=str(getattr(dataset.file_meta, "TransferSyntaxUID", "")),
-        patient=patient,
+        patient=_patient(dataset, issuer_of(calling_ae)),
         patient_name=_text(dataset, "PatientName"),
         accession_number=_text(dataset, "AccessionNumber"),
         study_date=_text(dataset, "StudyDate")[:16],
@@ -243,6 +270,18 @@ def read_instance(path: Path, keywords: Sequence[str], issuer_of: Callable[[str]
     )
 
 
+def identity_of(path: Path, issuer_of: Callable[[str], str]) -> tuple[Patient, str]:
+    """Read whose image an arrival is and its StudyInstanceUID; raises BadInstance."""
+    dataset = dataset_of(path, ["PatientID", "IssuerOfPatientID", "StudyInstanceUID"])
+    patient = _patient(dataset, issuer_of(calling_ae_of(path.stem)))
+    return patient, _uid(dataset, "StudyInstanceUID")
+
+
+def _patient(dataset: Dataset, issuer: str) -> Patient:
+    """Give the identity; `issuer` says whose number it is where the object does not."""
+    return Patient(_text(dataset, "IssuerOfPatientID") or issuer, _text(dataset, "PatientID"))
+
+
 def same_pixel_bytes(first: Path, second: Path) -> bool:
     """Whether two files hold the same pixels byte for byte, in the same encoding and shape.
 
@@ -257,7 +296,7 @@ def same_pixel_bytes(first: Path, second: Path) -> bool:
                 if other.read(1 << 20) != chunk:
                     return False
             return not other.read(1)
-    except (OSError, *_UNREADABLE):
+    except (OSError, *UNREADABLE):
         return False
 
 

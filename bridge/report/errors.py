@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bridge.errors import RadsealError, Refused
 
-__all__ = ["ContentError", "ReportError"]
+__all__ = ["ContentError", "ReceiptError", "ReportError"]
 
 
 class ReportError(RadsealError):
@@ -13,3 +13,7 @@ class ReportError(RadsealError):
 
 class ContentError(Refused):
     """The object holds something that radseal never writes, so its content cannot be proven."""
+
+
+class ReceiptError(Refused):
+    """The object carries no receipt that can be read; ask the site for the object again."""

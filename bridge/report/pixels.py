@@ -37,6 +37,8 @@ def _native(ds: Dataset, *, swap: bool) -> bytes:
     length = _length(ds)
     if len(data) < length:
         raise ContentError("PixelData is shorter than its image")
+    if len(data) > length + length % 2:
+        raise ContentError("PixelData is longer than its image")
     data = data[:length]
     if int(ds.get("SamplesPerPixel", 1) or 1) > 1 and int(ds.get("PlanarConfiguration", 0) or 0):
         data = _interleaved(ds, data)

@@ -6,6 +6,7 @@ import pytest
 from bench import images
 from hypothesis import given
 from hypothesis import strategies as st
+from pydicom import dcmread
 
 from bridge import acts, compose, deliver
 from bridge.close import _outcome
@@ -53,7 +54,7 @@ def delivered(desk) -> list[dict]:
     return [leaf for leaf in desk.leaves() if leaf["type"] == "result.delivered"]
 
 
-def test_stored_objects_are_the_stored_bytes(reported, archive):
+def test_stored_objects_are_the_stored_bytes_with_their_receipt(reported, archive):
     pacs = archive()
     desk, run_id, names = reported(pacs.toml())
     assert names == ["pacs"]
@@ -62,12 +63,43 @@ def test_stored_objects_are_the_stored_bytes(reported, archive):
     assert pacs.uids() == {row.sop_instance_uid for row in desk.rows("artifacts")}
     for row in desk.rows("artifacts"):
         got = next(d for d in pacs.received if d.SOPInstanceUID == row.sop_instance_uid)
+        assert got == dcmread(desk.sent(row))
+        del got[0x00990010:0x00991100]
         assert got == desk.artifact(row)
     assert {leaf["body"]["ack"]["status"] for leaf in delivered(desk)} == {"0x0000"}
     desk.finish(UID)
     assert desk.study(UID).state is S.DELIVERED
     assert desk.leaves()[-1]["type"] == "study.closed"
     desk.verify()
+
+
+def test_a_retry_and_every_destination_get_the_same_bytes(reported, archive, monkeypatch):
+    """The copy is made once: a later checkpoint, a crash or another destination changes nothing."""
+    first, second = archive("A"), archive("B")
+    desk, run_id, _ = reported(first.toml("a") + second.toml("b"))
+    before = {row.kind: desk.sent(row).read_bytes() for row in desk.rows("artifacts")}
+    assert sorted(before) == ["seg", "sr", "summary"]
+    first.close()
+    deliver.send(desk.rooms, run_id, "a", 0)
+    desk.leaves()  # publishes: another checkpoint covers these results now
+    sent = {}
+    monkeypatch.setattr(deliver.dicom, "store", lambda _peer, files: sent.update(files) or {
+        uid: deliver.dicom.Sent("stored", "stored", 0) for uid, _ in files
+    })  # fmt: skip
+    for name in ("a", "b"):
+        assert deliver.send(desk.rooms, run_id, name, 1) == deliver.DONE
+        for row in desk.rows("artifacts"):
+            assert sent[row.sop_instance_uid].read_bytes() == before[row.kind]
+    desk.verify()
+
+
+def test_what_an_older_release_composed_is_stamped_before_it_is_sent(reported, archive):
+    pacs = archive()
+    desk, run_id, _ = reported(pacs.toml())
+    for row in desk.rows("artifacts"):
+        desk.sent(row).unlink()
+    assert deliver.send(desk.rooms, run_id, "pacs", 0) == deliver.DONE
+    assert all((0x0099, 0x1010) in one for one in pacs.received)
 
 
 def test_sending_again_sends_nothing(reported, archive):

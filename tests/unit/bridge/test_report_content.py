@@ -163,6 +163,10 @@ def test_hidden_elements_are_refused(objects):
     ds.PixelData = ds.PixelData[:4]
     with pytest.raises(ContentError, match="shorter"):
         content.content_digest(ds)
+    ds = _read(objects["seg"])
+    ds.PixelData += b"ab"
+    with pytest.raises(ContentError, match="longer"):
+        content.content_digest(ds)
 
 
 def test_pixels_that_do_not_decode_are_refused(objects):
