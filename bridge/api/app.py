@@ -17,14 +17,21 @@ from bridge.api import (
     problems,
     search,
     session,
+    witness,
 )
 from bridge.api.rooms import Rooms
 from bridge.api.wire import AccessLine, AccessLog, BodyLimit, Headers, log_line
 from bridge.web.pages import Pages
 
 
-def create_app(rooms: Rooms, log: Callable[[AccessLine], None] = log_line) -> FastAPI:
+def create_app(
+    rooms: Rooms,
+    log: Callable[[AccessLine], None] = log_line,
+    cosigner: witness.Witness | None = None,
+) -> FastAPI:
     """Make the application. `log` gets one line per request (route template, no query string).
+
+    With a `cosigner` the house is a witness for others' logs too.
 
     Start it with uvicorn's own access log off: that one would write addresses.
     """
@@ -37,6 +44,8 @@ def create_app(rooms: Rooms, log: Callable[[AccessLine], None] = log_line) -> Fa
     problems.install(app)
     for audience in (health, session, search, operator, clinic, auditor, ledger, metrics, docs):
         app.include_router(audience.router)
+    if cosigner is not None:
+        witness.serve(app, cosigner, rooms.now)
     app.add_middleware(BodyLimit)
     app.add_middleware(Headers, secure=site.secure)
     app.add_middleware(AccessLog, write=log)

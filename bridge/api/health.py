@@ -28,4 +28,7 @@ def ready(rooms: House) -> JSONResponse:
         "status": "ready" if fine else "not ready",
         "checks": {check.name: check.ok for check in checks},
     }
+    if witnesses := rooms.log().witnesses:
+        # Never a reason to be not ready: care does not wait for a witness.
+        body["witnesses"] = "ok" if all(one.ok for one in witnesses) else "alarm"
     return JSONResponse(body, 200 if fine else 503)

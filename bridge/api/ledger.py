@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import re
+from dataclasses import asdict
 
-from fastapi import APIRouter, Depends
-from fastapi.responses import Response
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import JSONResponse, Response
 
 from bridge.access import Permission
-from bridge.api.doors import House, Requires
+from bridge.api import asks
+from bridge.api.doors import House, Paper, Requires
 from bridge.api.rooms import Rooms
 from bridge.errors import NotFound
 
 router = APIRouter(prefix="/ledger")
 _INDEX = re.compile(r"(x\d{3}/)*\d{3}(\.p/([1-9]|[1-9]\d|1\d\d|2[0-4]\d|25[0-5]))?")
 _LEVEL = re.compile(r"[0-9]|[1-5]\d|6[0-3]")
+
+
+@router.get("", name="log", dependencies=[Depends(Requires(Permission.LOG_READ))])
+@router.get(".json", name="log_json", dependencies=[Depends(Requires(Permission.LOG_READ))])
+def log(request: Request, rooms: House, pages: Paper) -> Response:
+    """Show how far the log is and how its witnesses stand."""
+    facts = rooms.log()
+    if asks.wants_json(request):
+        return JSONResponse({"origin": rooms.site.origin, **asdict(facts)})
+    return pages.answer(request, "ledger.html", {"log": facts, "origin": rooms.site.origin})
 
 
 @router.get(
@@ -25,6 +37,16 @@ _LEVEL = re.compile(r"[0-9]|[1-5]\d|6[0-3]")
 def checkpoint(rooms: House) -> Response:
     """Give the newest signed checkpoint."""
     return _file(rooms, "checkpoint", "text/plain; charset=utf-8", "no-cache")
+
+
+@router.get(
+    "/checkpoint.witnessed",
+    name="witnessed",
+    dependencies=[Depends(Requires(Permission.CHECKPOINT_READ))],
+)
+def witnessed(rooms: House) -> Response:
+    """Give the newest checkpoint that a quorum of the site's witnesses has cosigned."""
+    return _file(rooms, "checkpoint.witnessed", "text/plain; charset=utf-8", "no-cache")
 
 
 @router.get(

@@ -81,6 +81,25 @@ class Check:
     words: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class WitnessLine:
+    """One of the site's witnesses, or their quorum: its state in a word, and words with the fix."""
+
+    name: str
+    state: str
+    ok: bool
+    words: str
+
+
+@dataclass(frozen=True, slots=True)
+class LogFacts:
+    """The log: leaves published, leaves under the witnesses' quorum, a line for each witness."""
+
+    size: int
+    witnessed: int
+    witnesses: tuple[WitnessLine, ...] = ()
+
+
 class Rooms(Protocol):
     """The house as the HTTP side sees it."""
 
@@ -112,6 +131,9 @@ class Rooms(Protocol):
 
     def ledger_file(self, path: str) -> bytes | None:
         """Read a published file of the log; `path` is "checkpoint" or "tile/…", checked before."""
+
+    def log(self) -> LogFacts:
+        """Say how far the log is and how its witnesses stand."""
 
     def ready(self) -> tuple[Check, ...]:
         """Check what must hold before work is taken."""
