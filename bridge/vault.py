@@ -81,6 +81,13 @@ class Subject:
     alias: str
 
 
+def make_tables(engine: sa.Engine) -> None:
+    """Make the vault's empty tables, for rows that come from a backup."""
+    with engine.begin() as connection:
+        for table in _metadata.sorted_tables:
+            connection.execute(sa.schema.CreateTable(table, if_not_exists=True))
+
+
 def new_site_key(entropy: Entropy) -> bytes:
     """Return a fresh site key: 32 bytes from ``entropy``, to be kept 0600 in ``keys/site.key``."""
     return exactly(KEY_BYTES, entropy(KEY_BYTES), "the entropy source")
@@ -112,6 +119,14 @@ class Vault:
         unrelated key; ``suppressed`` still answers yes. Raises VaultError without PatientID.
         """
         return self._get_or_create(self._patient_lookup(issuer, patient_id))
+
+    def known(self, issuer: str | None, patient_id: str) -> Subject | None:
+        """Return the subject of (issuer, PatientID) if there is one; makes none."""
+        return self._known(self._patient_lookup(issuer, patient_id))
+
+    def known_unidentified(self, study_instance_uid: str) -> Subject | None:
+        """Return the subject of a study that has no PatientID if there is one; makes none."""
+        return self._known(self._study_lookup(study_instance_uid))
 
     def unidentified(self, study_instance_uid: str) -> Subject:
         """Return the subject of a study that has no PatientID: one key per study."""
@@ -204,16 +219,17 @@ class Vault:
             raise VaultError("this vault was made with another site key; restore keys/site.key")
 
     def _get_or_create(self, lookup: bytes) -> Subject:
-        find = sa.select(_subjects.c.ref, _subjects.c.alias).where(_subjects.c.lookup == lookup)
-        with self._engine.connect() as connection:
-            row = connection.execute(find).one_or_none()
-        if row is None:
+        while (found := self._known(lookup)) is None:
             fresh = self._fresh(lookup)
             with self._engine.begin() as connection:
                 connection.execute(_insert_or_ignore(self._engine, _subjects), fresh)
-            with self._engine.connect() as connection:
-                row = connection.execute(find).one()
-        return Subject(ref=row.ref, alias=row.alias)
+        return found
+
+    def _known(self, lookup: bytes) -> Subject | None:
+        find = sa.select(_subjects.c.ref, _subjects.c.alias).where(_subjects.c.lookup == lookup)
+        with self._engine.connect() as connection:
+            row = connection.execute(find).one_or_none()
+        return None if row is None else Subject(ref=row.ref, alias=row.alias)
 
     def _fresh(self, lookup: bytes) -> dict[str, object]:
         key = exactly(KEY_BYTES, self._entropy(KEY_BYTES), "the entropy source")
@@ -266,7 +282,7 @@ class Vault:
         """Empty what still holds the overwritten row: SQLite's log, PostgreSQL's dead rows."""
         autocommit = self._engine.execution_options(isolation_level="AUTOCOMMIT")
         on_sqlite = self._engine.dialect.name == "sqlite"
-        act = "PRAGMA wal_checkpoint(TRUNCATE)" if on_sqlite else "VACUUM vault_subject"
+        act = "PRAGMA wal_checkpoint(TRUNCATE)" if on_sqlite else "VACUUM FULL vault_subject"
         with autocommit.connect() as connection:
             done = connection.execute(sa.text(act))
             if on_sqlite and done.one()[0] != 0:

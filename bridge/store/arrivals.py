@@ -20,6 +20,7 @@ __all__ = [
     "add_instance",
     "add_modality",
     "add_study",
+    "all_arrivals",
     "by_arrival",
     "change_study",
     "close_generation",
@@ -251,6 +252,11 @@ def held_by_uid(connection: Connection, uids: Iterable[str]) -> dict[str, HeldRo
         .order_by(instances.c.arrival)
     )
     return {row.sop_instance_uid: held_row(row) for row in rows}
+
+
+def all_arrivals(connection: Connection) -> frozenset[str]:
+    """Name every file that has a row."""
+    return frozenset(connection.execute(select(instances.c.arrival)).scalars())
 
 
 def was_indexed(connection: Connection, arrivals: Iterable[str]) -> set[str]:

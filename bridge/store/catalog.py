@@ -21,6 +21,7 @@ __all__ = [
     "any_withdrawn",
     "consent",
     "consents_of",
+    "documents_of",
     "find_models",
     "list_consents",
     "list_models",
@@ -150,6 +151,16 @@ def consents_of(connection: Connection, subject_refs: Sequence[str]) -> list[Con
     return [ConsentRow(*row) for row in rows]
 
 
+def documents_of(connection: Connection, subject_refs: Sequence[str]) -> list[ConsentRow]:
+    """List every document of these subjects, also the withdrawn ones, oldest first."""
+    rows = connection.execute(
+        select(consents)
+        .where(consents.c.subject_ref.in_(list(subject_refs)))
+        .order_by(consents.c.added_at)
+    )
+    return [ConsentRow(*row) for row in rows]
+
+
 def any_withdrawn(connection: Connection, leaves: Sequence[str]) -> bool:
     """Whether one of the documents with these leaves was withdrawn."""
     row = connection.execute(
@@ -173,6 +184,9 @@ def consent(connection: Connection, consent_id: str) -> ConsentRow | None:
     return None if row is None else ConsentRow(*row)
 
 
-def withdraw_consent(connection: Connection, consent_id: str, at: datetime) -> None:
-    """Say that a document no longer speaks."""
-    connection.execute(update(consents).where(consents.c.id == consent_id).values(withdrawn_at=at))
+def withdraw_consent(
+    connection: Connection, consent_id: str, at: datetime, *, status: str | None = None
+) -> None:
+    """Say that a document no longer speaks; with `status` why, if it was not withdrawn."""
+    values = {"withdrawn_at": at} | ({} if status is None else {"status": status})
+    connection.execute(update(consents).where(consents.c.id == consent_id).values(**values))

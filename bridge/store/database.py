@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import alembic.command
 import alembic.config
-from sqlalchemy import Connection, Engine, Table, create_engine, event, func, select
+from sqlalchemy import Connection, Engine, Table, create_engine, event, func, select, text
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-__all__ = ["AWAY", "hold", "insert_once", "migrate", "open_engine", "reading", "writing"]
+from bridge.turns import Busy
+
+__all__ = [
+    "AWAY",
+    "hold",
+    "insert_once",
+    "migrate",
+    "open_engine",
+    "reading",
+    "vacuum",
+    "writing",
+]
 
 _BUSY_MS = 30_000
 
@@ -42,6 +53,7 @@ def open_engine(url: str) -> Engine:
         cursor.execute("PRAGMA synchronous=FULL")
         cursor.execute(f"PRAGMA busy_timeout={_BUSY_MS}")
         cursor.execute("PRAGMA foreign_keys=ON")
+        cursor.execute("PRAGMA secure_delete=ON")  # a row that goes is overwritten (bridge.erase)
         cursor.close()
 
     @event.listens_for(engine, "begin")
@@ -85,10 +97,33 @@ def hold(connection: Connection, what: str) -> None:
         connection.execute(select(func.pg_advisory_xact_lock(func.hashtext(f"radseal/{what}"))))
 
 
-def migrate(engine: Engine) -> None:
-    """Bring the schema to this release's state; safe to repeat."""
+def migrate(engine: Engine, revision: str = "head") -> None:
+    """Bring the schema to this release's state, or an earlier one's; safe to repeat."""
     config = alembic.config.Config()
     config.set_main_option("script_location", str(Path(__file__).parent.parent / "sql"))
     with writing(engine) as connection:
         config.attributes["connection"] = connection
-        alembic.command.upgrade(config, "head")
+        alembic.command.upgrade(config, revision)
+
+
+def vacuum(engine: Engine, tables: Sequence[str], *, whole: bool = True) -> None:
+    """Rewrite these tables without what was deleted; on SQLite the whole file and its log.
+
+    Not `whole`: on SQLite the log only, which is enough where little was overwritten in place.
+    Raises Busy when somebody reads for longer than a writer waits: repeat it.
+    """
+    if engine.dialect.name == "postgresql":
+        with engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
+            connection.execute(text(f"VACUUM (FULL, ANALYZE) {', '.join(tables)}"))
+        return
+    raw = engine.raw_connection()  # a VACUUM stands outside of any transaction
+    try:
+        cursor = raw.cursor()
+        if whole:
+            cursor.execute("VACUUM")
+        # Its pages are in the log now; the file gets them, and the log ends up empty.
+        busy = cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+    finally:
+        raw.close()
+    if busy:
+        raise Busy("the database is read by somebody; what was deleted is still in its log")

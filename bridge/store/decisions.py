@@ -9,9 +9,9 @@ from typing import Any
 from sqlalchemy import Connection, Row, select
 
 from bridge.store.database import insert_once
-from bridge.store.tables import decisions
+from bridge.store.tables import decisions, routes
 
-__all__ = ["add_decision", "last_decision"]
+__all__ = ["add_decision", "decisions_of", "last_decision"]
 
 
 def add_decision(
@@ -35,6 +35,18 @@ def add_decision(
         "decision": decision, "basis": basis, "reason": reason, "words": words,
         "documents": list(documents), "request": request, "leaf": leaf,
     })  # fmt: skip
+
+
+def decisions_of(connection: Connection, study_id: str) -> list[Row[Any]]:
+    """List every consent decision of a study's routes, oldest first."""
+    return list(
+        connection.execute(
+            select(decisions)
+            .join(routes, routes.c.id == decisions.c.route_id)
+            .where(routes.c.study_id == study_id)
+            .order_by(decisions.c.at, decisions.c.route_id, decisions.c.number)
+        )
+    )
 
 
 def last_decision(connection: Connection, route_id: str) -> Row[Any] | None:

@@ -288,3 +288,29 @@ sessions = Table(
     Column("seen_at", Instant, nullable=False),
     Column("token", String(64), nullable=True),
 )  # fmt: skip
+
+erasures = Table(
+    "erasures", METADATA,
+    Column("id", String(32), primary_key=True),
+    Column("subject_ref", Text, nullable=False),
+    Column("state", String(12), nullable=False),
+    Column("sealed", LargeBinary, nullable=False),  # who, under the patient's key; then empty
+    Column("basis", Text, nullable=False),
+    Column("requested_by", Text, nullable=False),
+    Column("requested_as", Text, nullable=False),  # the account at the machine
+    Column("requested_at", Instant, nullable=False),
+    Column("expires_at", Instant, nullable=False),
+    Column("confirmed_by", Text, nullable=True),
+    Column("confirmed_as", Text, nullable=True),
+    Column("confirmed_at", Instant, nullable=True),
+    Column("report", JSON, nullable=False),  # what went, and what had left before
+    Column("done_at", Instant, nullable=True),
+    Column("leaf", String(64), nullable=True),
+    Index("ix_erasures_state", "state"),
+)  # fmt: skip
+
+settings = Table(
+    "settings", METADATA,
+    Column("name", String(120), primary_key=True),
+    Column("value", Text, nullable=False),  # JSON, without secrets, as config.changed last said
+)  # fmt: skip

@@ -21,6 +21,7 @@ __all__ = [
     "add_delivery",
     "add_route",
     "artifact",
+    "artifact_row",
     "artifacts_of_run",
     "artifacts_of_study",
     "deliveries_of",
@@ -219,7 +220,8 @@ def add_artifact(connection: Connection, row: ArtifactRow, at: datetime) -> bool
     })  # fmt: skip
 
 
-def _artifact(row: Row[Any]) -> ArtifactRow:
+def artifact_row(row: Row[Any]) -> ArtifactRow:
+    """Give an artifact's row its types."""
     return ArtifactRow(
         row.sop_instance_uid, row.run_id, row.study_id, ArtifactKind(row.kind), row.partial,
         row.sop_class_uid, row.series_instance_uid, row.revision, row.file, row.size,
@@ -231,7 +233,7 @@ def artifact(connection: Connection, sop_instance_uid: str) -> ArtifactRow | Non
     row = connection.execute(
         select(artifacts).where(artifacts.c.sop_instance_uid == sop_instance_uid)
     ).first()
-    return None if row is None else _artifact(row)
+    return None if row is None else artifact_row(row)
 
 
 def earlier_artifacts(
@@ -248,7 +250,7 @@ def earlier_artifacts(
         )
         .order_by(runs.c.started_at)
     )  # fmt: skip
-    return [_artifact(row) for row in rows]
+    return [artifact_row(row) for row in rows]
 
 
 def place(connection: Connection, identity: str) -> tuple[str, int]:
@@ -291,7 +293,7 @@ def artifacts_of_run(connection: Connection, run_id: str) -> list[ArtifactRow]:
     order = [ArtifactKind.SEG, ArtifactKind.SR]
     rows = connection.execute(select(artifacts).where(artifacts.c.run_id == run_id))
     return sorted(
-        (_artifact(row) for row in rows),
+        (artifact_row(row) for row in rows),
         key=lambda a: order.index(a.kind) if a.kind in order else len(order),
     )
 
@@ -301,7 +303,7 @@ def artifacts_of_study(connection: Connection, study_id: str) -> list[ArtifactRo
     rows = connection.execute(
         select(artifacts).where(artifacts.c.study_id == study_id).order_by(artifacts.c.composed_at)
     )
-    return [_artifact(row) for row in rows]
+    return [artifact_row(row) for row in rows]
 
 
 def add_delivery(

@@ -223,6 +223,8 @@ def test_commitments_equal_the_vectors(tmp_path):
     assert c.instance_commitment(study, digest).hex() == want["instance"]
     assert c.output_commitment(study, digest).hex() == want["output"]
     assert c.request_commitment(study, b"abc").hex() == want["request"]["commitment"]
+    tied = want["document_of_study"]
+    assert c.document_commitment(study, tied["text"].encode()).hex() == tied["commitment"]
     for artifact in want["artifacts"]:
         assert c.artifact_key(study, artifact["id"]).hex() == artifact["key"]
     first = c.artifact_key(study, want["artifacts"][0]["id"])
