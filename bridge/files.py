@@ -6,7 +6,8 @@ part of a path. Every write is fsynced, file and folder, before it is called don
     instances/inbox/ARRIVAL.dcm      what the listener acknowledged and nobody has indexed yet
     instances/listening              since when the listener takes images, locked while it does
     instances/ab/HASH/ARRIVAL.dcm    the same file, indexed, in its study's folder
-    artifacts/STUDY/HASH.dcm         what we composed, byte for byte as it is sent
+    artifacts/STUDY/HASH.dcm         what we composed; its leaf is about these bytes
+    artifacts/STUDY/HASH.sent.dcm    a copy with its receipt inside, byte for byte as it is sent
     work/ROUTE/                      decoded pixels and outcomes of runs, can be made again
 """
 
@@ -15,12 +16,15 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
 from bridge.errors import StorageFull
 from bridge.study import uid_name
+from bridge.turns import Turns
 
 __all__ = ["Attention", "Files", "arrival_name", "calling_ae_of", "fsync_folder", "received_ns_of"]
 
@@ -108,6 +112,7 @@ class Files:
         self.artifacts = folder / "artifacts"
         self.work = folder / "work"
         self.attention = Attention(instances / "listening")
+        self.turns = Turns(folder / ".locks")
         self._watermark_mb = watermark_mb
 
     def prepare(self) -> None:
@@ -177,23 +182,71 @@ class Files:
 
         Raises StorageFull when the disk is full.
         """
-        target = self.artifact(study_id, sop_instance_uid)
-        if target.exists():
-            return target
-        target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        part = target.with_suffix(".part")
-        try:
-            with part.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            part.unlink(missing_ok=True)
-            raise StorageFull(f"an artifact could not be written: {error.strerror}") from error
-        part.rename(target)
+        return self._keep(self.artifact(study_id, sop_instance_uid), data)
+
+    def stamped(self, study_id: str, sop_instance_uid: str) -> Path:
+        """Where the copy of an artifact lies that carries its receipt, once it was made."""
+        return self.artifact(study_id, sop_instance_uid).with_suffix(".sent.dcm")
+
+    def keep_stamped(self, study_id: str, sop_instance_uid: str, data: bytes) -> Path:
+        """Write the copy with the receipt durably; the first one stands, for every destination.
+
+        Raises StorageFull when the disk is full.
+        """
+        return self._keep(self.stamped(study_id, sop_instance_uid), data)
+
+    def as_sent(self, study_id: str, sop_instance_uid: str) -> Path:
+        """Where the bytes lie that leave the house: with the receipt, if it was inserted yet."""
+        stamped = self.stamped(study_id, sop_instance_uid)
+        return stamped if stamped.exists() else self.artifact(study_id, sop_instance_uid)
+
+    def _keep(self, target: Path, data: bytes) -> Path:
+        """Write a file that is never replaced, durable with its name; of two writers one wins."""
+        if not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with tempfile.NamedTemporaryFile(
+                dir=target.parent, prefix=f"{target.stem}.", suffix=".part"
+            ) as part:
+                try:
+                    part.write(data)
+                    part.flush()
+                    os.fsync(part.fileno())
+                    with suppress(FileExistsError):
+                        os.link(part.name, target)
+                except OSError as error:
+                    words = f"an artifact could not be written: {error.strerror}"
+                    raise StorageFull(words) from error
+        # Also what is there already: whoever wrote it may have stopped before this.
         fsync_folder(target.parent)
         fsync_folder(self.artifacts)
         return target
+
+    def erase_study(self, study_instance_uid: str, study_id: str) -> None:
+        """Unlink every file of a study, received and composed; the blocks are the disk's to reuse.
+
+        May be repeated. A drive that spreads its writes (flash) may keep copies of old blocks.
+        """
+        _erase(self.instance(study_instance_uid, "").parent)
+        _erase(self.artifacts / study_id)
+
+    def erase_arrival(self, study_instance_uid: str, arrival: str) -> None:
+        """Unlink one received file, indexed or not."""
+        for path in (self.instance(study_instance_uid, arrival), self.inbox / f"{arrival}.dcm"):
+            if path.exists():
+                path.unlink()
+                fsync_folder(path.parent)
+
+    def erase_artifact(self, study_id: str, sop_instance_uid: str) -> None:
+        """Unlink what was composed under this UID, and the copies made of it."""
+        folder = self.artifacts / study_id
+        for path in folder.glob(f"{uid_name(sop_instance_uid)}*"):
+            path.unlink()
+        if folder.exists():
+            fsync_folder(folder)
+
+    def erase_run(self, run_id: str) -> None:
+        """Unlink a run's intermediate files."""
+        _erase(self.work / run_id)
 
     def run_folder(self, run_id: str) -> Path:
         """Give a folder for a run's intermediate files."""
@@ -204,3 +257,10 @@ class Files:
     def drop_run_folder(self, run_id: str) -> None:
         """Remove a run's intermediate files; they can be made again."""
         shutil.rmtree(self.work / run_id, ignore_errors=True)
+
+
+def _erase(folder: Path) -> None:
+    """Remove a folder with all in it, durably; none is fine."""
+    if folder.exists():
+        shutil.rmtree(folder)
+        fsync_folder(folder.parent)

@@ -3,29 +3,38 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 
 import sqlalchemy
 
-from bridge import ambient
+from bridge import ambient, quorum
 from bridge.ambient import Clock
 from bridge.catalog import Catalog
+from bridge.ended import Ended, all_ended, number_of_log, store_of, under_way
 from bridge.engine import Engine, EngineClient
 from bridge.errors import SettingsError, WrongUse
 from bridge.files import Files, fsync_folder
 from bridge.record import Recorder
 from bridge.report.identity import Gateway
 from bridge.rooms import Rooms
+from bridge.signing import (
+    Pair,
+    announced,
+    folder_of,
+    make_pair,
+    pairs,
+    rotation_leaves,
+    write_secret,
+)
 from bridge.site import Site, read
 from bridge.store.database import migrate, open_engine
 from bridge.vault import Vault, new_site_key
 from ledger import note
 from ledger.errors import LedgerError, SecondSequencer
-from ledger.log import Log, SqliteStore, open_log
+from ledger.log import Log, open_log
 from ledger.sequencer import sequence
-from ledger.verify import policy_text
 
 __all__ = ["VERSION", "create", "database_of", "open_rooms", "publish"]
 
@@ -55,14 +64,6 @@ accept = "listed"        # only AE titles of [[sources]]; "any" takes every call
 """
 
 
-def _secret(path: Path, data: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
 def create(folder: Path, name: str, origin: str) -> Site:
     """Make a site: settings, keys, vault, tables. Raises WrongUse for a folder with content."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -77,11 +78,8 @@ def create(folder: Path, name: str, origin: str) -> Site:
         raise
     keys = folder / "keys"
     keys.mkdir(mode=0o700)
-    _secret(keys / "site.key", new_site_key(ambient.entropy))
-    _secret(keys / "ledger-ed25519.pem",
-            note.Ed25519Signer.generate(origin, ambient.entropy).to_pem())  # fmt: skip
-    _secret(keys / "ledger-mldsa44.pem",
-            note.MLDSA44Signer.generate(origin, ambient.entropy).to_pem())  # fmt: skip
+    write_secret(keys / "site.key", new_site_key(ambient.entropy))
+    make_pair(keys, origin, 1, ambient.entropy, {})
     _publish_keys(site)
     Files(folder, site.instances, site.storage.watermark_mb).prepare()
     migrate(database_of(site))
@@ -111,22 +109,21 @@ def _key(site: Site, name: str) -> bytes:
         ) from None
 
 
+def _pairs(site: Site) -> list[Pair]:
+    return pairs(folder_of(site.folder, number_of_log(site.folder)), site.origin)
+
+
 def _signers(site: Site) -> tuple[note.Signer, ...]:
-    try:
-        return (
-            note.Ed25519Signer.from_pem(site.origin, _key(site, "ledger-ed25519.pem")),
-            note.MLDSA44Signer.from_pem(site.origin, _key(site, "ledger-mldsa44.pem")),
-        )
-    except LedgerError as error:
-        raise SettingsError(f"keys/: {error}; restore the keys from the backup") from None
+    return tuple(signer for pair in _pairs(site) for signer in pair.signers)
 
 
 def _publish_keys(site: Site) -> None:
     """Write the public halves where verifiers look for them."""
     vkeys = [note.vkey(signer) for signer in _signers(site)]
+    policy = quorum.of_site(vkeys, quorum.asked(site.ledger.witnesses))
     for path, text in (
         (site.folder / "ledger.vkey", "".join(f"{key}\n" for key in vkeys)),
-        (site.folder / "ledger.policy", policy_text(vkeys)),
+        (site.folder / "ledger.policy", str(policy)),
     ):
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             path.write_text(text, encoding="utf-8")
@@ -139,14 +136,14 @@ def _vault(site: Site) -> Vault:
 
 def open_ledger(site: Site) -> Log:
     """Open the site's log; raises SettingsError when the origin changed after its first leaf."""
-    if site.on_postgresql:
-        from bridge.logstore import PostgresStore
-
-        store: SqliteStore | PostgresStore = PostgresStore(site.database_url)
-    else:
-        store = SqliteStore(site.folder / "ledger.db")
+    unfinished = under_way(site.folder)
+    if unfinished is not None:
+        raise SettingsError(
+            f"the log is being continued as {unfinished.origin} and that was not finished: type "
+            f"`radseal ledger continue {unfinished.origin}` again"
+        )
     try:
-        log = open_log(site.folder / "ledger", store, site.origin, _signers(site))
+        log = open_log(site.folder / "ledger", store_of(site), site.origin, _signers(site))
     except LedgerError as error:
         raise SettingsError(f"the ledger cannot be opened: {error}") from None
     _publish_keys(site)
@@ -162,12 +159,11 @@ def open_rooms(site: Site, work: Engine | EngineClient, *, prepare: bool = False
         files.prepare()
     vault = _vault(site)
     node = socket.gethostname().split(".")[0][:40] or "node"
-    recorder = Recorder(open_ledger(site), vault, node, ambient.now, ambient.new_leaf_id)
-    recorder.say(
-        "log.opened", "log/opened",
-        {"schema": 1, "origin": site.origin,
-         "vkeys": [note.vkey(s)[:200] for s in _signers(site)[:1]]},
-    )  # fmt: skip
+    ended, log = all_ended(site), open_ledger(site)
+    recorder = Recorder(
+        log, vault, node, ambient.now, ambient.new_leaf_id, [one.log for one in ended]
+    )
+    _open_books(site, recorder, ended)
     return Rooms(
         site=site, database=database, files=files, vault=vault, record=recorder,
         catalog=Catalog(database, site.folder, recorder), work=work, clock=Clock(),
@@ -176,6 +172,27 @@ def open_rooms(site: Site, work: Engine | EngineClient, *, prepare: bool = False
             serial=note.vkey(_signers(site)[0]).split("+")[1],
         ),
     )  # fmt: skip
+
+
+def _open_books(site: Site, recorder: Recorder, ended: Sequence[Ended]) -> None:
+    """Say what a log says first, and which keys sign it: each once, whoever opens it."""
+    generations = _pairs(site)
+    body = {
+        "schema": 1, "origin": site.origin,
+        "vkeys": [announced(key) for key in generations[-1].vkeys],
+    }  # fmt: skip
+    if ended:
+        told = ended[0].told
+        recorder.say(
+            "log.continued", f"log/continued/{told.number}",
+            {**body, "previous": told.previous, "size": told.size, "root": told.root,
+             "reason": told.reason, "by": told.by},
+        )  # fmt: skip
+        recorder.lineage.carry_unpublished()
+    else:
+        recorder.say("log.opened", "log/opened", body)
+    for idem, said in rotation_leaves(generations):
+        recorder.say("key.rotated", idem, said)
 
 
 def publish(rooms: Rooms) -> None:

@@ -90,6 +90,30 @@ def test_kept_artifacts_are_never_composed_again(files):
     assert first.read_bytes() == b"first"
 
 
+def test_of_two_that_stamp_at_once_one_wins(files, monkeypatch):
+    """Two destinations may come to it together: neither ever sends other bytes than the first."""
+    link, late = os.link, []
+
+    def slow(part, target):
+        if not target.exists() and not late:
+            late.append(part)
+            files.keep_stamped("s", "1.2", b"the first")
+        link(part, target)
+
+    monkeypatch.setattr(room.os, "link", slow)
+    path = files.keep_stamped("s", "1.2", b"the second")
+    assert path == files.stamped("s", "1.2") == files.as_sent("s", "1.2")
+    assert late
+    assert path.read_bytes() == b"the first"
+    assert not list(files.artifacts.rglob("*.part"))
+
+
+def test_what_is_sent_is_the_composed_object_until_it_is_stamped(files):
+    composed = files.keep_artifact("s", "1.2", b"x")
+    assert files.as_sent("s", "1.2") == composed
+    assert files.keep_stamped("s", "1.2", b"xy") == files.as_sent("s", "1.2") != composed
+
+
 def test_an_artifact_is_fsynced_with_its_folder_before_it_has_its_name(files, monkeypatch):
     seen = []
     real = os.fsync
