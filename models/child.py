@@ -1,11 +1,11 @@
 """The child process: first it gives up what it does not need, then it reads hostile bytes.
 
-Started by `models.sandbox` as `python -I`; parameters come as one JSON object
-on standard input, answers go as JSON lines to the standard output it was born
-with ({"stage": ...} while it works, then {"ok": ...} or {"failed": ...}), and
-large results as files in the work folder. Decoders that write to standard
-output reach nothing. An uncaught death is reported by the parent, with the
-stage in which it happened.
+Started by `models.cell` as `python -I`, perhaps long before there is a task: until one
+comes as a JSON object on standard input it has loaded libraries and nothing else. Then it
+takes its limits, and answers as JSON lines in the file that the task names ({"stage": ...}
+while it works, then {"ok": ...} or {"failed": ...}); large results are files in the work
+folder. Decoders that write to standard output reach nothing. An uncaught death is
+reported by the parent, with the stage in which it happened.
 """
 
 from __future__ import annotations
@@ -17,11 +17,14 @@ import os
 import resource
 import signal
 import sys
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from models.errors import NO_ROOM
+from models.errors import NO_ROOM, ModelError, RunFailed
 
 __all__ = ["main"]
+
+Task = Callable[[dict[str, Any], Callable[[str], None]], dict[str, Any]]
 
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_NO_NEW_PRIVS: Final = 38
@@ -62,13 +65,10 @@ def _confine(limits: dict[str, Any], parent: int) -> bool:
 
 
 class _Voice:
-    """The only way out: JSON lines on a private copy of standard output."""
+    """The only way out: JSON lines in the answer's file, which is new."""
 
-    def __init__(self) -> None:
-        self._out = os.fdopen(os.dup(1), "w", encoding="utf-8")
-        null = os.open(os.devnull, os.O_RDWR)
-        for descriptor in (1, 2):
-            os.dup2(null, descriptor)
+    def __init__(self, answer: str) -> None:
+        self._out = open(answer, "w", encoding="utf-8")  # noqa: SIM115  open until the end
 
     def say(self, **words: Any) -> None:
         self._out.write(json.dumps(words) + "\n")
@@ -95,25 +95,29 @@ def _no_room(error: OSError) -> bool:
     )
 
 
-def main() -> None:
-    """Read the task, confine this process, do the task, answer."""
+def main(*, ahead: bool = False) -> None:
+    """Load the libraries (all, if `ahead` of any task), read the task, confine, do it, answer."""
+    from models import tasks
+
+    if ahead:
+        tasks.load_libraries()
+    request = sys.stdin.read()
+    if not request:
+        return  # whoever might have had a task is gone
     try:
-        _serve(json.load(sys.stdin))
+        _serve(json.loads(request), tasks.TASKS)
     except OSError as error:
         if _no_room(error):
             os._exit(NO_ROOM)
         raise
 
 
-def _serve(request: dict[str, Any]) -> None:
-    voice = _Voice()
+def _serve(request: dict[str, Any], tasks: Mapping[str, Task]) -> None:
+    voice = _Voice(request["answer"])
     voice.stage("start")
     offline = _confine(request["limits"], int(request["parent"]))
-    from models import tasks
-    from models.errors import ModelError, RunFailed
-
     try:
-        answer = tasks.TASKS[request["task"]](request["params"], voice.stage)
+        answer = tasks[request["task"]](request["params"], voice.stage)
     except RunFailed as failed:
         voice.say(failed={"code": failed.code, "text": failed.text})
         return
@@ -124,7 +128,3 @@ def _serve(request: dict[str, Any]) -> None:
         voice.say(failed={"code": "memory", "text": "more memory was needed than is allowed"})
         return
     voice.say(ok={**answer, "peak_mb": _peak_mb(), "offline": offline})
-
-
-if __name__ == "__main__":
-    main()

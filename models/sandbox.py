@@ -8,19 +8,18 @@ OSError, for it says nothing about model or picture.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import json
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+from models import cell
 from models.errors import NO_ROOM, RunFailed
 from models.fault import Fault
 from models.findings import Findings
@@ -38,7 +37,6 @@ __all__ = [
     "selftest",
 ]
 
-_BOOT: Final = "import sys; sys.path.append(sys.argv[1]); from models.child import main; main()"
 _BASE_MB: Final = 1024  # address space of Python and the libraries, beside what a task may use
 _MAX_ANSWER: Final = 64 * 1024**2
 
@@ -95,13 +93,6 @@ class SelfTest:
     text: str
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Kill the child's whole process group and reap it."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-
-
 def _dead(code: int, stage: str) -> RunFailed:
     """Name the death of a child that gave no answer."""
     if code == -signal.SIGXCPU:
@@ -116,6 +107,8 @@ def _dead(code: int, stage: str) -> RunFailed:
 
 def _read(answer: Path) -> tuple[dict[str, Any] | None, str]:
     """Return (last answer or None, last stage) of a child's output file."""
+    if not answer.exists():
+        return None, "start"
     if answer.stat().st_size > _MAX_ANSWER:
         raise RunFailed("bad_output", "the answer is too large")
     final: dict[str, Any] | None = None
@@ -135,9 +128,12 @@ def _read(answer: Path) -> tuple[dict[str, Any] | None, str]:
 def _ask(task: str, params: dict[str, Any], work: Path, limits: Limits) -> dict[str, Any]:
     work.mkdir(parents=True, exist_ok=True)
     threads = limits.cores()
+    answer = work / f".{task}.answer"
+    answer.unlink(missing_ok=True)  # of an attempt that died with its parent
     request = {
         "task": task,
         "parent": os.getpid(),
+        "answer": str(answer),
         "params": {**params, "threads": threads},
         "limits": {
             "address_mb": limits.memory_mb + _BASE_MB,
@@ -145,35 +141,31 @@ def _ask(task: str, params: dict[str, Any], work: Path, limits: Limits) -> dict[
             "file_mb": limits.file_mb,
         },
     }
-    answer = work / f".{task}.answer"
-    home = str(Path(__file__).resolve().parent.parent)
-    with answer.open("wb") as sink:
-        process = subprocess.Popen(
-            [sys.executable, "-I", "-c", _BOOT, home],
-            stdin=subprocess.PIPE,
-            stdout=sink,
-            stderr=subprocess.DEVNULL,
-            cwd="/",
-            env={"LC_ALL": "C.UTF-8", "OMP_NUM_THREADS": str(threads), "MALLOC_ARENA_MAX": "2",
-                 "OPENBLAS_NUM_THREADS": "1"},
-            start_new_session=True,
-        )  # fmt: skip
-        try:
-            process.communicate(json.dumps(request).encode(), timeout=limits.timeout_s)
-        except subprocess.TimeoutExpired as error:
-            raise RunFailed("timeout", f"no answer within {limits.timeout_s:g} seconds") from error
-        finally:
-            _end(process)
+    spare = cell.take(threads)
+    code = _tell(spare, request, limits) if spare is not None else None
+    if code is None or not answer.exists():  # a spare that was gone before it began
+        code = _tell(cell.start(threads), request, limits)
     final, stage = _read(answer)
-    answer.unlink()
-    if final is None and process.returncode == NO_ROOM:
+    answer.unlink(missing_ok=True)
+    if final is None and code == NO_ROOM:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     if final is None:
-        raise _dead(process.returncode, stage)
+        raise _dead(code, stage)
     if "failed" in final:
         raise RunFailed(str(final["failed"]["code"]), str(final["failed"]["text"]))
     found: dict[str, Any] = final["ok"]
     return found
+
+
+def _tell(process: cell.Process, request: Mapping[str, Any], limits: Limits) -> int:
+    """Give a cell its task and wait for its end; returns the exit code."""
+    try:
+        process.communicate(json.dumps(request).encode(), timeout=limits.timeout_s)
+    except subprocess.TimeoutExpired as error:
+        raise RunFailed("timeout", f"no answer within {limits.timeout_s:g} seconds") from error
+    finally:
+        cell.end(process)
+    return process.returncode
 
 
 def _ask_alone(task: str, params: dict[str, Any], limits: Limits) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from models.errors import RunFailed
 from models.package import Package, load
 from models.select import READ
 
-__all__ = ["TASKS", "input_digest"]
+__all__ = ["TASKS", "input_digest", "load_libraries"]
 
 Stage = Callable[[str], None]
 Array = npt.NDArray[Any]
@@ -210,6 +210,11 @@ def _admit(params: dict[str, Any], stage: Stage) -> dict[str, Any]:
     stage("check")
     faults = admission.check(_package(params))
     return {"faults": [[f.file, f.key, f.text, f.fix, f.warning] for f in faults]}
+
+
+def load_libraries() -> None:
+    """Load what a run needs, while there is nothing to do yet."""
+    from models import infer, outputs, preview  # noqa: F401
 
 
 TASKS: Final[dict[str, Callable[[dict[str, Any], Stage], dict[str, Any]]]] = {

@@ -51,6 +51,8 @@ _servers = _by_path("servers", ROOT / "tests" / "servers.py")
 _by_path("house", ROOT / "tests" / "house.py")
 _by_path("validators", ROOT / "tests" / "validators.py")
 _by_path("sender", ROOT / "tests" / "sender.py")
+for _name in ("paper_log", "tall_log", "crashes", "strangers"):
+    _by_path(_name, ROOT / "tests" / f"{_name}.py")
 
 
 def _entered(stack: ExitStack, context: AbstractContextManager[Server]) -> Server:

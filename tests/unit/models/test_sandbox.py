@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 from pydicom.dataset import Dataset
 from pydicom.uid import RLELossless
 
-from models import sandbox
+from models import cell, sandbox
 from models.errors import RunFailed
 from models.package import load
 from models.sandbox import Limits
@@ -213,7 +217,7 @@ def test_hostile_models_are_contained(
 def test_a_child_killed_from_outside(
     make_series: Callable[..., list[Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sandbox, "_BOOT", "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")
+    monkeypatch.setattr(cell, "BOOT", "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")
     with pytest.raises(RunFailed) as failed:
         sandbox.seal(paths=make_series(STORED), work=tmp_path / "w", limits=LIMITS)
     assert failed.value.code == "crashed"
@@ -225,7 +229,7 @@ def test_the_child_has_no_network_no_core_and_no_environment(
 ) -> None:
     probe = (
         "import sys, json, os; sys.path.append(sys.argv[1]); from models import child\n"
-        "r = json.load(sys.stdin); v = child._Voice()\n"
+        "r = json.load(sys.stdin); v = child._Voice(r['answer'])\n"
         "off = child._confine(r['limits'], r['parent'])\n"
         "import resource, socket\n"
         "n = [n for _, n in socket.if_nameindex() if n != 'lo']\n"
@@ -234,9 +238,81 @@ def test_the_child_has_no_network_no_core_and_no_environment(
         " .split('NoNewPrivs:')[1].split()[0]})\n"
     )
     monkeypatch.setenv("SECRET_TOKEN", "canary")
-    monkeypatch.setattr(sandbox, "_BOOT", probe)
+    monkeypatch.setattr(cell, "BOOT", probe)
     told = sandbox._ask("seal", {}, tmp_path, LIMITS)
     assert told["core"] == 0
     assert told["nnp"] == "1"
     assert "SECRET_TOKEN" not in told["env"]
     assert told["cards"] == [] or not told["off"]
+
+
+@pytest.fixture
+def nursery(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(cell, "_keeping", False)
+    monkeypatch.setattr(cell, "_spare", None)
+    yield
+    if cell._spare is not None:
+        cell.end(cell._spare.result())
+
+
+THREADED = replace(LIMITS, threads=None)
+
+
+@pytest.mark.usefixtures("nursery")
+def test_a_cell_started_ahead_serves_one_task_and_the_next_waits(
+    make_series: Callable[..., list[Path]], tmp_path: Path
+) -> None:
+    cell.keep_spare()
+    cell.keep_spare()
+    paths = make_series(STORED)
+    seen = []
+    for number in range(3):
+        assert cell._spare is not None
+        seen.append(cell._spare.result())
+        sandbox.seal(paths=paths, work=tmp_path / str(number), limits=THREADED)
+        assert seen[-1].returncode is not None
+    assert len({process.pid for process in seen}) == 3
+    sandbox.seal(paths=paths, work=tmp_path / "other", limits=LIMITS)  # of other threads: fresh
+    assert cell._spare.result().poll() is None
+
+
+@pytest.mark.usefixtures("nursery")
+@pytest.mark.fault
+def test_a_spare_that_died_is_no_loss(
+    make_series: Callable[..., list[Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cell.keep_spare()
+    assert cell._spare is not None
+    cell.end(cell._spare.result())
+    paths = make_series(STORED)
+    assert sandbox.seal(paths=paths, work=tmp_path / "a", limits=THREADED).instances
+    dying = cell._spare.result()
+    monkeypatch.setattr(dying, "poll", lambda: None)  # between the look and the task
+    os.killpg(dying.pid, signal.SIGKILL)
+    assert sandbox.seal(paths=paths, work=tmp_path / "b", limits=THREADED).instances
+
+
+@pytest.mark.usefixtures("nursery")
+@pytest.mark.fault
+def test_no_spare_outlives_whoever_started_it() -> None:
+    code = (
+        "import os, signal; from models import cell; cell.keep_spare()\n"
+        "print(cell._spare.result().pid, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    home = Path(sandbox.__file__).resolve().parent.parent
+    told = subprocess.run(
+        [sys.executable, "-c", code], cwd=home, capture_output=True, text=True, check=False
+    )
+    spare, until = Path("/proc") / told.stdout.strip(), time.monotonic() + 30
+    while spare.exists() and "Z" not in (spare / "stat").read_text().split()[2]:
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def test_an_answer_of_an_attempt_that_died_is_not_this_ones(
+    make_series: Callable[..., list[Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".seal.answer").write_text('{"ok": {}}\n')
+    monkeypatch.setattr(cell, "BOOT", "import os; os._exit(3)")
+    with pytest.raises(RunFailed, match="exit code 3"):
+        sandbox.seal(paths=make_series(STORED), work=tmp_path, limits=LIMITS)
