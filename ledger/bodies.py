@@ -12,38 +12,40 @@ the same type (of the same family for consent.*) that this one replaces.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-__all__ = ["PREVIOUS", "TYPES", "Kind", "Shape", "fault"]
+__all__ = ["PREVIOUS", "TYPES", "Kind", "Shape", "fault", "is_unexplained"]
 
 PREVIOUS = "previous"
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """One kind of value: the words for it, and the test."""
+    """One kind of value: the words for it, and the test.
+
+    `plain` is a pattern of its canonical JSON where that is ASCII without escapes; "" where no
+    pattern can know it, which is so for objects (`ledger.plain`).
+    """
 
     words: str
     holds: Callable[[object], bool]
+    plain: str = ""
 
 
-def _is_hash(value: object) -> bool:
-    if not isinstance(value, str):
-        return False
-    try:
-        raw = base64.b64decode(value)
-    except (ValueError, binascii.Error):
-        return False
-    return len(raw) == 32 and base64.b64encode(raw).decode() == value
+def _text(words: str, pattern: str) -> Shape:
+    return Shape(words, _matches(pattern), f'"{pattern}"')
 
 
 def _matches(pattern: str) -> Callable[[object], bool]:
-    compiled = re.compile(pattern)
-    return lambda value: isinstance(value, str) and compiled.fullmatch(value) is not None
+    full = re.compile(pattern).fullmatch
+    return lambda value: isinstance(value, str) and full(value) is not None
+
+
+# 256 bits are 42 digits of base64, a last one that carries four bits, and the padding.
+_HASH = "[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]="
+_is_hash = _matches(_HASH)
 
 
 def _is_label(value: object) -> bool:
@@ -55,6 +57,8 @@ def _is_count(value: object) -> bool:
 
 
 def _is_fact(value: object, depth: int = 4) -> bool:
+    if value.__class__ is str:
+        return _is_label(value)
     if isinstance(value, Mapping):
         return depth > 0 and all(_is_label(k) and _is_fact(v, depth - 1) for k, v in value.items())
     if isinstance(value, list):
@@ -62,8 +66,12 @@ def _is_fact(value: object, depth: int = 4) -> bool:
     return value is None or isinstance(value, bool | int) or _is_label(value)
 
 
-def _every(shape: Shape) -> Callable[[object], bool]:
-    return lambda value: isinstance(value, list) and all(map(shape.holds, value))
+def _every(words: str, shape: Shape) -> Shape:
+    return Shape(
+        words,
+        lambda value: isinstance(value, list) and all(map(shape.holds, value)),
+        rf"\[(?:{shape.plain}(?:,{shape.plain})*)?\]",
+    )
 
 
 def _is_route(value: object) -> bool:
@@ -86,25 +94,31 @@ def _is_override(value: object) -> bool:
 
 
 def _one_of(*words: str) -> Shape:
-    return Shape(" or ".join(words), lambda value: value in words)
+    return Shape(" or ".join(words), lambda value: value in words, f'"(?:{"|".join(words)})"')
 
 
-CODE = Shape("a code without spaces", _matches(r"[A-Za-z0-9][A-Za-z0-9_.:/+-]{0,99}"))
-LABEL = Shape("a printable label of at most 200 characters", _is_label)
-COUNT = Shape("a whole number from 0", _is_count)
-DIGEST = Shape("a SHA-256 in 64 lower-case hex digits", _matches(r"[0-9a-f]{64}"))
-HASH = Shape("32 bytes in base64", _is_hash)
-TAG = Shape("a DICOM tag in 8 lower-case hex digits", _matches(r"[0-9a-f]{8}"))
-UID = Shape("a DICOM UID", _matches(r"[0-9]+(\.[0-9]+)+"))
-WHEN = Shape("a UTC time with milliseconds", _matches(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"))
-FLAG = Shape("true or false", lambda value: isinstance(value, bool))
-LABELS = Shape("a list of labels", _every(LABEL))
-CODES = Shape("a list of codes", _every(CODE))
+CODE = _text("a code without spaces", r"[A-Za-z0-9][A-Za-z0-9_.:/+-]{0,99}")
+LABEL = Shape("a printable label of at most 200 characters", _is_label, r'"[ !#-\[\]-~]{1,200}"')
+COUNT = Shape("a whole number from 0", _is_count, "(?:0|[1-9][0-9]{0,15})")
+DIGEST = _text("a SHA-256 in 64 lower-case hex digits", r"[0-9a-f]{64}")
+HASH = _text("32 bytes in base64", _HASH)
+TAG = _text("a DICOM tag in 8 lower-case hex digits", r"[0-9a-f]{8}")
+UID = _text("a DICOM UID", r"[0-9]+(?:\.[0-9]+)+")
+WHEN = _text("a UTC time with milliseconds", r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
+FLAG = Shape("true or false", lambda value: isinstance(value, bool), "(?:true|false)")
+LABELS = _every("a list of labels", LABEL)
+CODES = _every("a list of codes", CODE)
 FACTS = Shape("an object of numbers and labels", lambda v: isinstance(v, Mapping) and _is_fact(v))
 LIST = Shape("a list of numbers and labels", lambda v: isinstance(v, list) and _is_fact(v))
 SAID = Shape("a code, or an object of numbers", lambda v: CODE.holds(v) or FACTS.holds(v))
-MAYBE_WHEN = Shape("a UTC time with milliseconds, or null", lambda v: v is None or WHEN.holds(v))
-ROUTE = Shape("{model: digest, roles: labels}", _is_route)
+MAYBE_WHEN = Shape(
+    "a UTC time with milliseconds, or null", lambda v: v is None or WHEN.holds(v),
+    f"(?:null|{WHEN.plain})",
+)  # fmt: skip
+ROUTE = Shape(
+    "{model: digest, roles: labels}", _is_route,
+    rf'\{{"model":{DIGEST.plain},"roles":{LABELS.plain}\}}',
+)  # fmt: skip
 ATTRIBUTES = Shape("an object of tag: 32 bytes in base64", _is_attributes)
 OVERRIDE = Shape("{reason, by}", _is_override)
 
@@ -124,6 +138,13 @@ class Kind:
     optional: Mapping[str, Shape] = field(default_factory=dict)
     refs: tuple[frozenset[str], ...] = ()
     chain: str = NONE
+    tests: Mapping[str, Callable[[object], bool]] = field(init=False, repr=False)
+    needed: frozenset[str] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        shapes = {**self.optional, **self.required}
+        object.__setattr__(self, "tests", {key: shape.holds for key, shape in shapes.items()})
+        object.__setattr__(self, "needed", frozenset(self.required))
 
 
 def _refs(*groups: str) -> tuple[frozenset[str], ...]:
@@ -210,6 +231,7 @@ TYPES: Mapping[str, Kind] = {
         {
             "request": HASH, "matched": LIST, "valid_until": MAYBE_WHEN, "policy_digest": DIGEST,
             "override": OVERRIDE, "stage": CODE, "destination": LABEL, "reasons": CODES,
+            "documents": LIST,
         },
         chain=SUBJECT,
     ),
@@ -260,7 +282,7 @@ TYPES: Mapping[str, Kind] = {
     ),
     "access.disclosed": Kind(
         {"recipient": LABEL, "purpose": CODE, "what": FACTS, "basis": LABEL},
-        {"format": CODE, "root": HASH}, chain=EITHER,
+        {"format": CODE, "root": HASH, "by": LABEL, "authn": CODE}, chain=EITHER,
     ),
 }
 # fmt: on
@@ -271,26 +293,33 @@ def fault(kind: Kind, record: Mapping[str, object]) -> str | None:
     body = record["body"]
     if not isinstance(body, Mapping):
         return "body must be an object"
-    for key, shape in kind.required.items():
-        if key not in body:
-            return f"body.{key} is missing: {shape.words}"
+    if not kind.needed <= body.keys():
+        key = next(key for key in kind.required if key not in body)
+        return f"body.{key} is missing: {kind.required[key].words}"
+    tests = kind.tests
     for key, value in body.items():
-        shape_or_none = kind.required.get(key) or kind.optional.get(key)
-        if shape_or_none is None:
+        if key not in tests:
             return f"body.{key} is not a key of {record['type']}"
-        if not shape_or_none.holds(value):
-            return f"body.{key} must be {shape_or_none.words}"
-    if body.get("basis") == "override" and "decision" in body and "override" not in body:
+        if not tests[key](value):
+            return f"body.{key} must be {(kind.required.get(key) or kind.optional[key]).words}"
+    if is_unexplained(body):
         return "body.override is missing: an override names its reason and by whom"
     return _chain_fault(kind, record) or _ref_fault(kind, record)
 
 
+def is_unexplained(body: Mapping[str, object]) -> bool:
+    """Whether a decision overrides consent and does not say why."""
+    return body.get("basis") == "override" and "decision" in body and "override" not in body
+
+
 def _chain_fault(kind: Kind, record: Mapping[str, object]) -> str | None:
+    chain = kind.chain
     for name in ("subject", "study"):
-        if kind.chain in (BOTH, name) and name not in record:
+        if name in record:
+            if chain == NONE:
+                return f"{name} does not belong into {record['type']}"
+        elif chain in (BOTH, name):
             return f"{name} is missing"
-        if kind.chain == NONE and name in record:
-            return f"{name} does not belong into {record['type']}"
     return None
 
 
@@ -298,9 +327,9 @@ def _ref_fault(kind: Kind, record: Mapping[str, object]) -> str | None:
     refs = record.get("refs", [])
     rels = [ref["rel"] for ref in refs] if isinstance(refs, list) else []
     for rel in rels:
-        if rel != PREVIOUS and rel not in TYPES:
+        if rel not in TYPES and rel != PREVIOUS:
             return f"refs: {rel!r} is neither a type of leaf nor {PREVIOUS!r}"
     for group in kind.refs:
-        if not group.intersection(rels):
+        if group.isdisjoint(rels):
             return f"refs: one to {' or '.join(sorted(group))} is missing"
     return None

@@ -4,7 +4,7 @@
     ├── LeafError             a record that may not become a leaf
     ├── Malformed             bytes that are not what their specification draws
     │   ├── MalformedTile  MalformedNote  MalformedCheckpoint  MalformedProof  MalformedPolicy
-    │   └── BadKey
+    │   └── MalformedRequest  BadKey
     ├── SignatureInvalid      a known key did not sign this
     ├── ProofInvalid          the hashes do not lead to the root
     ├── VerifyError           a verifier's refusal: where, and what is wrong there
@@ -34,6 +34,7 @@ __all__ = [
     "MalformedNote",
     "MalformedPolicy",
     "MalformedProof",
+    "MalformedRequest",
     "MalformedTile",
     "NotCovered",
     "ProofInvalid",
@@ -82,6 +83,10 @@ class MalformedPolicy(Malformed):
     """Not a tlog-policy: correct the line that is named."""
 
 
+class MalformedRequest(Malformed):
+    """Not an add-checkpoint request of tlog-witness: send old size, proof and checkpoint."""
+
+
 class BadKey(Malformed):
     """Not a key of signed-note: copy the whole line of ledger.vkey."""
 
@@ -116,7 +121,7 @@ class WrongOrigin(LogError):
 
 
 class RolledBack(LogError):
-    """The published files are ahead of the database: restore the newer ledger.db."""
+    """The published files are ahead of the database: restore it, or `radseal ledger continue`."""
 
 
 class Damaged(LogError):

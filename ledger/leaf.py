@@ -6,32 +6,30 @@
 Canonical means RFC 8785 restricted: ASCII keys in order, no spaces, UTF-8, whole numbers
 below 2^53, no fractions. `refs` name earlier leaves by their Merkle leaf hash, so a leaf
 can be written before it has an index. `subject` and `study` are keyed aliases and absent
-where a type has none (`ledger.bodies`); `refs` is absent when empty.
+where a type has none (`ledger.bodies`); `refs` is absent when empty. `carried` marks a fact
+of an earlier log of this site (`ledger.carried`).
 """
 
 from __future__ import annotations
 
 import base64
-import json
+import binascii
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from ledger import bodies, merkle
+from ledger import bodies, merkle, plain
 from ledger.errors import LeafError
 from ledger.tiles import MAX_ENTRY
 
 __all__ = ["VERSION", "leaf_hash", "parse", "record", "ref", "render", "stamp", "unref"]
 
-VERSION = 1
+VERSION = plain.VERSION
 _REQUIRED = {"v", "id", "type", "time", "node", "actor", "idem", "body"}
-_OPTIONAL = {"subject", "study", "refs"}
-_ACTORS = ("system", "user", "device", "patient")
-_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[1-8][0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
-_ALIAS = re.compile(r"[A-Za-z0-9+/][A-Za-z0-9:+/=._-]{15,159}")
+_OPTIONAL = {"subject", "study", "refs", "carried"}
+_UUID, _ALIAS = re.compile(plain.UUID), re.compile(plain.ALIAS)
 _DEPTH = 16
-_LONG_NUMBER = re.compile(rb"[:,\[]-?[0-9]{16}")
 
 leaf_hash = merkle.leaf_hash
 
@@ -40,7 +38,7 @@ def ref(value: bytes) -> str:
     """32 bytes (a leaf hash, a commitment, a root) as leaves spell them: standard base64."""
     if len(value) != merkle.HASH_SIZE:
         raise LeafError(f"a hash has 32 bytes, not {len(value)}")
-    return base64.b64encode(value).decode()
+    return binascii.b2a_base64(value, newline=False).decode()
 
 
 def unref(text: str) -> bytes:
@@ -101,19 +99,9 @@ def render(record: Mapping[str, Any]) -> bytes:
     return _dump(record)
 
 
-def _no_fraction(text: str) -> float:
-    raise LeafError(f"{text} has no canonical form; use whole numbers")
-
-
-_DECODER = json.JSONDecoder(parse_float=_no_fraction, parse_constant=_no_fraction)
-_ENCODER = json.JSONEncoder(
-    sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-)
-
-
 def _dump(record: Mapping[str, Any]) -> bytes:
     try:
-        data = _ENCODER.encode(record).encode()
+        data = plain.ENCODER.encode(record).encode()
     except UnicodeEncodeError:
         raise LeafError("a text holds half a character") from None
     if len(data) > MAX_ENTRY:
@@ -123,15 +111,18 @@ def _dump(record: Mapping[str, Any]) -> bytes:
 
 def parse(data: bytes) -> dict[str, Any]:
     """Return the record in a leaf. Reads leniently, renders, compares; raises LeafError."""
+    return plain.parse(data) or _parse_any(data)
+
+
+def _parse_any(data: bytes) -> dict[str, Any]:
     try:
-        found = _DECODER.decode(data.decode())
+        found = plain.DECODER.decode(data.decode())
     except (ValueError, RecursionError):
         raise LeafError("the leaf is not JSON") from None
     if not isinstance(found, dict):
         raise LeafError("the leaf is not a JSON object")
     # Bytes this plain can only hold what the subset allows; others are walked through.
-    plain = data.isascii() and data.count(b"{") + data.count(b"[") <= _DEPTH
-    if not plain or _LONG_NUMBER.search(data):
+    if not data.isascii() or data.count(b"{") + data.count(b"[") > _DEPTH:
         _check_subset(found, _DEPTH)
     if _dump(found) != data:
         raise LeafError("the leaf is not in its canonical form")
@@ -181,10 +172,11 @@ def _envelope_fault(found: Mapping[str, Any]) -> str | None:
         "idem must be a label": bodies.LABEL.holds(found["idem"]),
         "actor must be {kind, id}": isinstance(found["actor"], dict)
         and set(found["actor"]) == {"kind", "id"}
-        and found["actor"]["kind"] in _ACTORS
+        and found["actor"]["kind"] in plain.ACTORS
         and bodies.LABEL.holds(found["actor"]["id"]),
         "subject must be an alias": _text(found.get("subject", "0" * 64), _ALIAS),
         "study must be an alias": _text(found.get("study", "0" * 64), _ALIAS),
+        "carried must be {origin, leaf}": "carried" not in found or _is_carried(found["carried"]),
     }
     return next((words for words, holds in checks.items() if not holds), None)
 
@@ -200,9 +192,18 @@ def _refs_fault(found: Mapping[str, Any]) -> str | None:
             return "each of refs must be {rel, leaf}"
         if not isinstance(one["rel"], str) or not bodies.HASH.holds(one["leaf"]):
             return "each of refs must be {rel, leaf: 32 bytes in base64}"
-    if len({(one["rel"], one["leaf"]) for one in refs}) != len(refs):
+    if len(refs) > 1 and len({(one["rel"], one["leaf"]) for one in refs}) != len(refs):
         return "refs holds one reference twice"
     return None
+
+
+def _is_carried(value: object) -> bool:
+    if not isinstance(value, dict) or not {"origin", "leaf"} <= value.keys():
+        return False
+    if not value.keys() <= {"origin", "leaf", "before"}:
+        return False
+    known = bodies.LABEL.holds(value["origin"]) and bodies.HASH.holds(value["leaf"])
+    return known and ("before" not in value or _is_carried(value["before"]))
 
 
 def _text(value: object, pattern: re.Pattern[str]) -> bool:

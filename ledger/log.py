@@ -6,7 +6,7 @@ sequence    pending → published, by the one holder of `ledger.sequencer`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -17,16 +17,20 @@ from ledger.errors import (
     BadKey,
     Damaged,
     LeafError,
+    Malformed,
     NotCovered,
     RolledBack,
+    SignatureInvalid,
+    StorageFailed,
     UnknownLeaf,
     WrongOrigin,
 )
 from ledger.proof import Proof
-from ledger.store import Appended, Facts, Head, Row, SqliteStore, Store
+from ledger.store import Appended, Facts, Head, Last, Row, SqliteStore, Store
 from ledger.tiles import ENTRIES, WIDTH, Hashes, Tile, unpack
 
 __all__ = [
+    "WITNESSED",
     "Appended",
     "Facts",
     "Head",
@@ -39,12 +43,16 @@ __all__ = [
 ]
 
 
+WITNESSED = "checkpoint.witnessed"
+"""The newest checkpoint that a quorum of witnesses has cosigned, beside `checkpoint`."""
+
+
 def open_log(folder: Path, store: Store, origin: str, signers: Sequence[note.Signer] = ()) -> Log:
     """Return the log in `folder` (made if absent), bound to `origin` and to `store`.
 
     `signers` may be empty where only `append` and reading are wanted; their names must be
-    the origin. Raises WrongOrigin, BadKey, or RolledBack where files are published that
-    the store has never heard of.
+    the origin. Raises WrongOrigin, BadKey, StorageFailed, or RolledBack where files are
+    published that the store has never heard of.
     """
     if not valid_origin(origin):
         raise WrongOrigin(f"{origin!r} is no origin: no space, no '+', no scheme")
@@ -54,7 +62,10 @@ def open_log(folder: Path, store: Store, origin: str, signers: Sequence[note.Sig
     head = store.head()
     if head.size == 0 and (folder / "checkpoint").exists():
         raise RolledBack
-    durable.make_folder(folder)
+    try:
+        durable.make_folder(folder)
+    except OSError as error:
+        raise StorageFailed(f"the log's folder cannot be made: {error.strerror}") from error
     store.pin(origin)
     return Log(folder, store, origin, signers)
 
@@ -78,11 +89,21 @@ class Log:
         Raises LeafError for bytes that are no leaf or bear another idem, StorageFailed
         when nothing is certain: then call again with the same key.
         """
-        record = leaf.parse(data)
-        if record["idem"] != idem:
-            raise LeafError(f"the leaf bears the key {record['idem']!r}, not {idem!r}")
-        facts = Facts(record["type"], record["time"], record.get("subject"), record.get("study"))
-        return self.store.append(idem, data, merkle.leaf_hash(data), facts).leaf_hash
+        return self.store.append(idem, data, merkle.leaf_hash(data), _facts(idem, data)).leaf_hash
+
+    def shut(self, idem: str = "", data: bytes | None = None) -> None:
+        """End the log, with `data` as its last leaf where it can still be signed; see `Store`."""
+        if data is None:
+            self.store.shut(None)
+        else:
+            self.store.shut(Last(idem, data, merkle.leaf_hash(data), _facts(idem, data)))
+
+    def unpublished(self) -> Iterator[bytes]:
+        """Give the hashes of the leaves that a shut log took and no checkpoint covers."""
+        start = self.store.head().size
+        while rows := self.store.assigned(start, WIDTH):
+            yield from (row.leaf_hash for row in rows)
+            start += len(rows)
 
     def covered(self, leaf_hash: bytes) -> int | None:
         """Return the leaf's index once a *published* checkpoint covers it, else None."""
@@ -120,16 +141,45 @@ class Log:
 
     def proof(self, leaf_hash: bytes) -> str:
         """Return a tlog-proof with the leaf's bytes in `extra`; raises NotCovered, UnknownLeaf."""
-        data = self.leaf(leaf_hash)
-        index = self.covered(leaf_hash)
+        return self.proofs([leaf_hash])[0]
+
+    def proofs(self, leaf_hashes: Sequence[bytes], under: str | None = None) -> list[str]:
+        """Return the tlog-proof of each of these leaves, all under one checkpoint.
+
+        The published checkpoint is read once; `under` is another signed text of this log, not
+        newer than it. Raises NotCovered where it does not cover every leaf, UnknownLeaf.
+        """
+        leaves = {leaf_hash: self.leaf(leaf_hash) for leaf_hash in leaf_hashes}
         published = self._read_published()
-        if index is None or published is None:
+        if published is not None and under is not None:
+            published = Checkpoint.parse(note.parse(under)[0]), under
+        if published is None:
             raise NotCovered
         point, text = published
         hashes = Hashes(point.size, lambda tile: read_tile(self.folder, tile))
-        path = merkle.inclusion_proof(index, point.size, hashes.perfect)
-        merkle.verify_inclusion(leaf_hash, index, point.size, path, point.root)
-        return str(Proof(data, index, tuple(path), text))
+        made = []
+        for leaf_hash in leaf_hashes:
+            row = self.store.find(leaf_hash=leaf_hash)
+            if row is None or row.index is None or row.index >= point.size:
+                raise NotCovered
+            path = merkle.inclusion_proof(row.index, point.size, hashes.perfect)
+            merkle.verify_inclusion(leaf_hash, row.index, point.size, path, point.root)
+            made.append(str(Proof(leaves[leaf_hash], row.index, tuple(path), text)))
+        return made
+
+    def consistency(self, old: int, new: int) -> list[bytes]:
+        """Return the proof that the tree of `old` leaves is the beginning of that of `new`.
+
+        Both sizes are at most that of the published checkpoint; raises Damaged, ProofInvalid.
+        """
+        hashes = Hashes(new, lambda tile: read_tile(self.folder, tile))
+        return merkle.consistency_proof(old, new, hashes.perfect)
+
+    def root(self, size: int) -> bytes:
+        """Return the root over the first `size` published leaves; raises Damaged."""
+        # From the tiles of what is published now: of another size there need not be any.
+        hashes = Hashes(self.size(), lambda tile: read_tile(self.folder, tile))
+        return merkle.range_hash(0, size, hashes.perfect)
 
     def size(self) -> int:
         """Entries under the published checkpoint."""
@@ -146,6 +196,18 @@ class Log:
         published = self._read_published()
         return "" if published is None else published[1]
 
+    def witnessed(self) -> Checkpoint | None:
+        """Return what a quorum of witnesses cosigned, as far as our own keys signed it too.
+
+        None where there is none, or none that can be read: it is made anew from witnesses.
+        """
+        keys = [note.Verifier(s.name, s.algorithm, s.public) for s in self.signers]
+        try:
+            text = (self.folder / WITNESSED).read_text(encoding="utf-8")
+            return Checkpoint.parse(note.open_note(text, keys).text)
+        except (FileNotFoundError, UnicodeDecodeError, Malformed, SignatureInvalid):
+            return None
+
     def _read_published(self) -> tuple[Checkpoint, str] | None:
         path = self.folder / "checkpoint"
         try:
@@ -156,6 +218,13 @@ class Log:
         if point.origin != self.origin:
             raise WrongOrigin(f"{path} belongs to {point.origin}")
         return point, text
+
+
+def _facts(idem: str, data: bytes) -> Facts:
+    record = leaf.parse(data)
+    if record["idem"] != idem:
+        raise LeafError(f"the leaf bears the key {record['idem']!r}, not {idem!r}")
+    return Facts(record["type"], record["time"], record.get("subject"), record.get("study"))
 
 
 def read_tile(folder: Path, tile: Tile) -> bytes:

@@ -20,7 +20,7 @@ import hashlib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol, Self, runtime_checkable
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
@@ -38,6 +38,7 @@ __all__ = [
     "ED25519",
     "ED25519_COSIGNATURE",
     "MLDSA44",
+    "Ed25519Cosigner",
     "Ed25519Signer",
     "Line",
     "MLDSA44Signer",
@@ -107,12 +108,12 @@ class Ed25519Signer:
         self.key_id = _key_id(name, self.algorithm, self.public)
 
     @classmethod
-    def generate(cls, name: str, entropy: Entropy) -> Ed25519Signer:
+    def generate(cls, name: str, entropy: Entropy) -> Self:
         """Return a new key from 32 bytes of `entropy`."""
         return cls(name, Ed25519PrivateKey.from_private_bytes(entropy(32)))
 
     @classmethod
-    def from_pem(cls, name: str, pem: bytes) -> Ed25519Signer:
+    def from_pem(cls, name: str, pem: bytes) -> Self:
         """Return the key in an unencrypted PKCS #8 file."""
         key = _load(pem)
         if not isinstance(key, Ed25519PrivateKey):
@@ -126,6 +127,20 @@ class Ed25519Signer:
     def sign(self, text: bytes, timestamp: int) -> bytes:  # noqa: ARG002  the type has no time
         """Return the 64 bytes of the signature."""
         return self._key.sign(text)
+
+
+class Ed25519Cosigner(Ed25519Signer):
+    """A type 04 key, a witness's: signs the text and the time, and not its own name.
+
+    So two witnesses never share a key: a cosignature of one would pass for the other's.
+    """
+
+    algorithm = ED25519_COSIGNATURE
+
+    def sign(self, text: bytes, timestamp: int) -> bytes:
+        """Time and signature: 72 bytes."""
+        message = cosignature.ed25519_message(text.decode(), timestamp)
+        return cosignature.pack(timestamp, self._key.sign(message))
 
 
 class MLDSA44Signer:
@@ -293,7 +308,10 @@ def open_note(note: str, verifiers: Sequence[Verifier]) -> Opened:
         if (line.name, line.key_id) in known
     ]
     if not signed:
-        raise SignatureInvalid("no key that you trust has signed this note")
+        raise SignatureInvalid(
+            "no key that you trust has signed this note; if the log's keys were rotated, "
+            "fetch its ledger.vkey again from where you trust it"
+        )
     return Opened(text, tuple(signed))
 
 

@@ -73,10 +73,10 @@ class Sequencer:
         self._edge = Edge()
 
     def __enter__(self) -> Self:
-        durable.make_folder(self._folder)
-        self._lock = os.open(self._folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
         entered = False
         try:
+            durable.make_folder(self._folder)
+            self._lock = os.open(self._folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._claimed = self._store.claim()
             if not self._claimed:
@@ -103,7 +103,7 @@ class Sequencer:
         self._leave()
 
     def sequence(self, now: datetime) -> int:
-        """Publish everything pending, in checkpoints of at most BATCH; how many leaves."""
+        """Publish what is pending now, in checkpoints of at most BATCH; how many leaves."""
         with self._busy:
             if self._lock is None or self._broken:
                 raise StorageFailed("this sequencer has stopped: make a new one")
@@ -112,15 +112,17 @@ class Sequencer:
             self._broken = True  # until the end proves otherwise
             done = 0
             try:
-                while count := self._publish(now):
+                # Not "until nothing is pending": busy writers would keep this from ever ending.
+                while (count := self._publish(now)) == BATCH:
                     done += count
+                done += count
             except OSError as error:
                 raise StorageFailed(f"the log's files cannot be read: {error.strerror}") from error
             self._broken = False
             return done
 
     def _publish(self, now: datetime) -> int:
-        self._store.assign(BATCH)
+        self._assign()
         # Crash here: the order is decided and durable, nothing else happened. The next
         # sequencer finds the same leaves at the same indexes.
         head = self._store.head()
@@ -145,6 +147,13 @@ class Sequencer:
         self._tidy(head.size, new.size)
         return len(rows)
 
+    def _assign(self) -> None:
+        # In steps: while a database gives indexes, nobody appends.
+        for start in range(0, BATCH, WIDTH):
+            step = min(WIDTH, BATCH - start)
+            if self._store.assign(step) < step:
+                return
+
     def _entries(self, start: int, rows: Sequence[Row]) -> list[bytes]:
         entries = []
         for number, row in enumerate(rows):
@@ -159,8 +168,9 @@ class Sequencer:
 
     def _check_first(self, data: bytes) -> None:
         record = leaf.parse(data)
-        if record["type"] != "log.opened" or record["body"]["origin"] != self._log.origin:
-            raise LogError("the first leaf of a log is log.opened and names its origin")
+        opens = record["type"] in ("log.opened", "log.continued")
+        if not opens or record["body"]["origin"] != self._log.origin:
+            raise LogError("the first leaf is log.opened or log.continued, and names its origin")
 
     def _read_back(self, files: dict[Path, bytes], edge: Edge) -> None:
         # One flipped bit in a tile can never be repaired once it is signed for.
@@ -184,8 +194,8 @@ class Sequencer:
                 for tile in tiles:
                     self._remove_partials(tile)
             level += 1
-        if before // WIDTH != size // WIDTH:
-            self._store.discard(size // WIDTH * WIDTH)
+        for full in range(before // WIDTH, size // WIDTH):
+            self._store.discard((full + 1) * WIDTH)
 
     def _remove_partials(self, tile: Tile) -> None:
         folder = self._folder / f"{tile.path()}.p"
@@ -196,7 +206,8 @@ class Sequencer:
         head, point = self._store.head(), self._log.checkpoint()
         self._check_keys(head)
         published = Head() if point is None else Head(point.size, point.root)
-        if published.size > head.size:
+        witnessed = self._log.witnessed()
+        if max(published.size, 0 if witnessed is None else witnessed.size) > head.size:
             raise RolledBack
         for folder, _, _ in os.walk(self._folder):
             durable.sync_folder(Path(folder))  # whatever a predecessor left half made
@@ -233,7 +244,10 @@ class Sequencer:
             try:
                 note.open_note(head.text, keys)
             except SignatureInvalid:
-                raise BadKey("the log was signed by other keys: restore them") from None
+                raise BadKey(
+                    "the log was signed by other keys: restore them, or begin a new log with "
+                    "`radseal ledger continue`"
+                ) from None
 
     def _load(self, size: int, root: bytes) -> Edge:
         try:

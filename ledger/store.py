@@ -18,8 +18,9 @@ from typing import Protocol
 
 from ledger.errors import LostRace, StorageFailed, WrongOrigin
 from ledger.merkle import EMPTY
+from ledger.together import Together
 
-__all__ = ["Appended", "Facts", "Head", "Row", "SqliteStore", "Store"]
+__all__ = ["Appended", "Facts", "Head", "Last", "Row", "SqliteStore", "Store"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,16 @@ class Facts:
     time: str
     subject: str | None = None
     study: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Last:
+    """The leaf that ends a log."""
+
+    idem: str
+    data: bytes
+    leaf_hash: bytes
+    facts: Facts
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +105,12 @@ class Store(Protocol):
     def discard(self, below: int) -> None:
         """Forget the bytes (not the rows) of leaves with an index below `below`."""
 
+    def shut(self, last: Last | None) -> None:
+        """Append `last`, index whatever waits, and take no leaf more, for ever; safe to repeat.
+
+        One transaction: nothing can be appended after `last`. Later appends raise StorageFailed.
+        """
+
     def claim(self) -> bool:
         """Become the only sequencer as far as the database can say; False if one exists."""
 
@@ -118,27 +135,28 @@ CREATE INDEX IF NOT EXISTS leaves_subject ON leaves (subject) WHERE subject IS N
 """
 
 
-@dataclass(slots=True)
-class _Ticket:
-    """One append on its way: whoever commits next fills in the outcome."""
+_SHUT = (
+    "CREATE TRIGGER leaves_shut BEFORE INSERT ON leaves"
+    " BEGIN SELECT RAISE(ABORT, 'the log is closed'); END"
+)
 
-    row: tuple[str, bytes, bytes, str, str, str | None, str | None]
-    outcome: Appended | StorageFailed | None = None
+
+_Leaf = tuple[str, bytes, bytes, str, str, str | None, str | None]
+"""idem, hash, data, then the facts: a row of leaves without seq and idx."""
 
 
 class SqliteStore:
     """`Store` in one SQLite file: WAL, synchronous=FULL, for many threads and processes.
 
-    Appends that arrive together are committed together: each caller queues its leaf, and
-    the first to get the connection writes for all. A crash before COMMIT loses only
+    Appends that arrive together are committed together. A crash before COMMIT loses only
     leaves whose callers were never answered; they retry with the same key.
     """
 
     def __init__(self, path: Path, busy_seconds: float = 30.0) -> None:
+        self._turn = threading.Lock()
         self._write_lock = threading.RLock()
         self._read_lock = threading.Lock()
-        self._queue_lock = threading.Lock()
-        self._queue: list[_Ticket] = []
+        self._appends = Together[_Leaf, Appended](self._append)
         try:
             self._writer = _connect(path, busy_seconds)
             self._writer.executescript(_SCHEMA)
@@ -151,6 +169,16 @@ class SqliteStore:
         with self._write_lock, self._read_lock:
             self._writer.close()
             self._reader.close()
+
+    def settle(self) -> None:
+        """Write everything into the one file, so that it may be moved; raises StorageFailed."""
+        with self._write_lock:
+            try:
+                done = self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            except sqlite3.Error as error:
+                raise StorageFailed(f"the ledger's database did not take it: {error}") from error
+        if done[0]:
+            raise StorageFailed("the ledger's database is read by another process: end that first")
 
     def pin(self, origin: str) -> Head | None:
         """See `Store`."""
@@ -169,33 +197,18 @@ class SqliteStore:
 
     def append(self, idem: str, data: bytes, leaf_hash: bytes, facts: Facts) -> Appended:
         """See `Store`."""
-        ticket = _Ticket(
+        return self._appends.ask(
             (idem, leaf_hash, data, facts.type, facts.time, facts.subject, facts.study)
         )
-        with self._queue_lock:
-            self._queue.append(ticket)
-        with self._write_lock:
-            if ticket.outcome is None:
-                with self._queue_lock:
-                    batch, self._queue = self._queue, []
-                self._commit(batch)
-        if isinstance(ticket.outcome, Appended):
-            return ticket.outcome
-        raise ticket.outcome or StorageFailed()
+
+    def _append(self, leaves: Sequence[_Leaf]) -> list[Appended]:
+        with self._transaction() as db:
+            return [_insert(db, leaf) for leaf in leaves]
 
     def assign(self, limit: int) -> int:
         """See `Store`."""
         with self._transaction() as db:
-            rows = db.execute(
-                "SELECT seq FROM leaves WHERE idx IS NULL ORDER BY seq LIMIT ?", (limit,)
-            ).fetchall()
-            (last,) = db.execute("SELECT max(idx) FROM leaves").fetchone()
-            start = 0 if last is None else last + 1
-            db.executemany(
-                "UPDATE leaves SET idx = ? WHERE seq = ?",
-                [(start + number, seq) for number, (seq,) in enumerate(rows)],
-            )
-        return len(rows)
+            return _assign(db, limit)
 
     def assigned(self, start: int, limit: int) -> Sequence[Row]:
         """See `Store`."""
@@ -238,23 +251,24 @@ class SqliteStore:
         with self._transaction() as db:
             db.execute("UPDATE leaves SET data = NULL WHERE data IS NOT NULL AND idx < ?", (below,))
 
+    def shut(self, last: Last | None) -> None:
+        """See `Store`."""
+        with self._transaction() as db:
+            if db.execute("SELECT 1 FROM sqlite_master WHERE name = 'leaves_shut'").fetchone():
+                return
+            if last is not None:
+                facts = last.facts
+                _insert(db, (last.idem, last.leaf_hash, last.data, facts.type, facts.time,
+                             facts.subject, facts.study))  # fmt: skip
+            _assign(db, -1)
+            db.execute(_SHUT)
+
     def claim(self) -> bool:
         """Return True: one file lives on one machine, where the log's file lock decides."""
         return True
 
     def release(self) -> None:
         """Nothing to give up."""
-
-    def _commit(self, batch: list[_Ticket]) -> None:
-        try:
-            with self._transaction() as db:
-                outcomes = [_insert(db, ticket) for ticket in batch]
-        except StorageFailed as error:
-            for ticket in batch:
-                ticket.outcome = error
-            return
-        for ticket, outcome in zip(batch, outcomes, strict=True):
-            ticket.outcome = outcome
 
     def _rows(self, condition: str, values: tuple[object, ...]) -> list[Row]:
         with self._reading() as db:
@@ -274,7 +288,9 @@ class SqliteStore:
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._write_lock:
+        with self._turn:  # whoever waits is next: else busy appends keep the sequencer out
+            self._write_lock.acquire()
+        try:
             db = self._writer
             try:
                 db.execute("BEGIN IMMEDIATE")
@@ -286,6 +302,8 @@ class SqliteStore:
                         db.execute("ROLLBACK")
             except sqlite3.Error as error:
                 raise StorageFailed(f"the ledger's database did not take it: {error}") from error
+        finally:
+            self._write_lock.release()
 
 
 def _connect(path: Path, busy_seconds: float) -> sqlite3.Connection:
@@ -296,12 +314,25 @@ def _connect(path: Path, busy_seconds: float) -> sqlite3.Connection:
     return db
 
 
-def _insert(db: sqlite3.Connection, ticket: _Ticket) -> Appended:
-    idem, leaf_hash, data = ticket.row[:3]
+def _assign(db: sqlite3.Connection, limit: int) -> int:
+    rows = db.execute(
+        "SELECT seq FROM leaves WHERE idx IS NULL ORDER BY seq LIMIT ?", (limit,)
+    ).fetchall()
+    (last,) = db.execute("SELECT max(idx) FROM leaves").fetchone()
+    start = 0 if last is None else last + 1
+    db.executemany(
+        "UPDATE leaves SET idx = ? WHERE seq = ?",
+        [(start + number, seq) for number, (seq,) in enumerate(rows)],
+    )
+    return len(rows)
+
+
+def _insert(db: sqlite3.Connection, leaf: _Leaf) -> Appended:
+    idem, leaf_hash, data = leaf[:3]
     fresh = db.execute(
         "INSERT INTO leaves (idem, leaf_hash, data, type, time, subject, study)"
         " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (idem) DO NOTHING",
-        ticket.row,
+        leaf,
     ).rowcount
     if fresh:
         return Appended(leaf_hash, data, fresh=True)

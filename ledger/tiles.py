@@ -151,13 +151,16 @@ class Edge:
         """Append entries; the tiles that a reader of the new size needs and did not have."""
         written: dict[Tile, bytes] = {}
         before = self.size
-        for entry in entries:
-            self.bundle.append(entry)
-            self.size += 1
+        at = 0
+        while at < len(entries):  # up to the end of the bundle at once
+            some = entries[at : at + WIDTH - len(self.bundle)]
+            at += len(some)
+            self.bundle += some
+            self.size += len(some)
             if len(self.bundle) == WIDTH:
                 written[Tile(ENTRIES, self.size // WIDTH - 1)] = pack(self.bundle)
                 self.bundle.clear()
-            self._push(0, merkle.leaf_hash(entry), written)
+            self._push(0, [merkle.leaf_hash(entry) for entry in some], written)
         if self.bundle and self.size > before:
             written[Tile(ENTRIES, self.size // WIDTH, len(self.bundle))] = pack(self.bundle)
         for level, hashes in enumerate(self.levels):
@@ -170,17 +173,17 @@ class Edge:
         """Return the root of the tree."""
         return merkle.range_hash(0, self.size, self._perfect)
 
-    def _push(self, level: int, value: bytes, written: dict[Tile, bytes]) -> None:
+    def _push(self, level: int, values: Sequence[bytes], written: dict[Tile, bytes]) -> None:
         if level == len(self.levels):
             self.levels.append([])
         hashes = self.levels[level]
-        hashes.append(value)
+        hashes += values
         if len(hashes) == WIDTH:
             index = (self.size >> 8 * (level + 1)) - 1
             written[Tile(level, index)] = b"".join(hashes)
             above = merkle.root(hashes)
             hashes.clear()
-            self._push(level + 1, above, written)
+            self._push(level + 1, [above], written)
 
     def _perfect(self, level: int, index: int) -> bytes:
         row, height = divmod(level, 8)

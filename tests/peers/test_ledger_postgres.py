@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from bridge.logstore import PostgresStore
+from bridge.logstore import PostgresStore, has_schema
 from ledger import leaf, verify
 from ledger.errors import LostRace, SecondSequencer, StorageFailed, WrongOrigin
 from ledger.log import open_log
-from ledger.sequencer import Sequencer
-from ledger.store import Appended, Facts, Head, Row
+from ledger.sequencer import Sequencer, sequence
+from ledger.store import Appended, Facts, Head, Last, Row
 
 pytestmark = pytest.mark.peer
 
@@ -108,17 +108,69 @@ def test_two_nodes_append_and_one_sequences(store, database_url, tmp_path, paper
     threads = [
         threading.Thread(target=work, args=(log, at)) for log, at in ((first, 1000), (second, 1020))
     ]
-    with Sequencer(first):
+    with Sequencer(first) as sequencer:
         with pytest.raises(SecondSequencer):
-            second.sequence(paper.NOW)
+            sequence(second, paper.NOW)
         for thread in threads:
             thread.start()
         while any(thread.is_alive() for thread in threads):
-            first.sequence(paper.NOW)
-        first.sequence(paper.NOW)
+            sequencer.sequence(paper.NOW)
+        sequencer.sequence(paper.NOW)
     assert len(hashes) == 60
     assert sorted(first.covered(one) for one in hashes.values()) == list(range(1, 61))
     assert verify.verify_log(tmp_path / "log", paper.VKEYS).size == 61
     assert leaf.parse(second.leaf(hashes[1000]))["idem"] == "key/1000"
     node.close()
     site.store.close()
+
+
+def test_a_shut_store_takes_no_more_and_makes_room_for_the_next(store, database_url):
+    store.pin("a")
+    store.append("k0", b"x", hash_of(0), FACTS)
+    store.shut(Last("end", b"end", hash_of(1), FACTS))
+    store.shut(Last("other", b"other", hash_of(2), FACTS))
+    with pytest.raises(StorageFailed):
+        store.append("k1", b"x", hash_of(3), FACTS)
+    assert [(row.index, row.data) for row in store.assigned(0, 9)] == [(0, b"x"), (1, b"end")]
+    store.advance(Head(), Head(2, hash_of(7), "text"))
+    store.discard(2)
+    store.put_away("ledger_closed_1")
+    assert has_schema(database_url, "ledger_closed_1")
+    assert not has_schema(database_url, "ledger")
+    with pytest.raises(StorageFailed):
+        store.append("k1", b"x", hash_of(3), FACTS)  # who had the old log open
+    new, old = PostgresStore(database_url), PostgresStore(database_url, "ledger_closed_1")
+    assert new.pin("b") is None
+    assert new.append("k0", b"y", hash_of(4), FACTS).fresh
+    assert old.head() == Head(2, hash_of(7), "text")
+    assert old.find(idem="k0") == Row(hash_of(0), 0, None)
+    new.close()
+    old.close()
+
+
+def test_nothing_comes_after_the_end_whoever_appends_meanwhile(store, database_url):
+    taken, refused = [], []
+
+    def work(start):
+        other = PostgresStore(database_url)
+        for number in range(start, start + 200):
+            try:
+                other.append(f"k{number}", b"x", hash_of(number), FACTS)
+                taken.append(number)
+            except StorageFailed:
+                refused.append(number)
+        other.close()
+
+    threads = [threading.Thread(target=work, args=(start,)) for start in (1000, 2000)]
+    for thread in threads:
+        thread.start()
+    while not taken:
+        pass
+    store.pin("a")
+    store.shut(Last("end", b"end", hash_of(1), FACTS))
+    for thread in threads:
+        thread.join()
+    rows = store.assigned(0, 9999)
+    assert rows[-1].data == b"end"
+    assert refused
+    assert {row.leaf_hash for row in rows[:-1]} == {hash_of(number) for number in taken}

@@ -1,10 +1,11 @@
 // Command goverify verifies a log folder with golang.org/x/mod alone:
 //
-//	goverify FOLDER VKEY [PROOF...]
+//	goverify FOLDER VKEY [FILE...]
 //
 // The checkpoint's signature by sumdb/note; every hash tile recomputed from the entry
-// bundles; the root, and inclusion and consistency at many sizes, by sumdb/tlog. A PROOF is
-// a tlog-proof whose leaf stands in its extra line. Last line OK … or FAIL …; exit 0 or 1.
+// bundles; the root, and inclusion and consistency at many sizes, by sumdb/tlog. A FILE is a
+// tlog-proof whose leaf stands in its extra line, or a checkpoint that somebody kept: the log
+// must continue both. Last line OK … or FAIL …; exit 0 or 1.
 package main
 
 import (
@@ -84,7 +85,7 @@ func verify(folder, vkey string, proofs []string) (tlog.Tree, error) {
 		return none, err
 	}
 	for _, path := range proofs {
-		if err := checkReceipt(path, verifier); err != nil {
+		if err := checkFile(path, verifier, tree, reader); err != nil {
 			return none, fmt.Errorf("%s: %v", path, err)
 		}
 	}
@@ -211,14 +212,40 @@ func checkProofs(folder string, tree tlog.Tree, leaves []tlog.Hash) error {
 	return nil
 }
 
-func checkReceipt(name string, verifier note.Verifier) error {
+// checkFile checks a receipt or a kept checkpoint, and that this log continues its tree.
+func checkFile(name string, verifier note.Verifier, now tlog.Tree, reader tlog.HashReader) error {
 	data, err := os.ReadFile(name)
 	if err != nil {
 		return err
 	}
-	head, signed, found := strings.Cut(string(data), "\n\n")
+	signed := data
+	if bytes.HasPrefix(data, []byte("c2sp.org/tlog-proof@v1\n")) {
+		_, after, _ := strings.Cut(string(data), "\n\n")
+		signed = []byte(after)
+	}
+	then, err := open(signed, verifier)
+	if err != nil {
+		return err
+	}
+	if len(signed) != len(data) {
+		if err := checkReceipt(string(data), then); err != nil {
+			return err
+		}
+	}
+	if then.N > now.N {
+		return fmt.Errorf("it has %d entries, this log only %d", then.N, now.N)
+	}
+	grown, err := tlog.ProveTree(now.N, then.N, reader)
+	if err != nil {
+		return err
+	}
+	return tlog.CheckTree(grown, now.N, now.Hash, then.N, then.Hash)
+}
+
+func checkReceipt(text string, tree tlog.Tree) error {
+	head, _, _ := strings.Cut(text, "\n\n")
 	lines := strings.Split(head, "\n")
-	if !found || len(lines) < 3 || lines[0] != "c2sp.org/tlog-proof@v1" {
+	if len(lines) < 3 {
 		return fmt.Errorf("not a tlog-proof")
 	}
 	leaf, err := base64.StdEncoding.DecodeString(strings.TrimPrefix(lines[1], "extra "))
@@ -236,10 +263,6 @@ func checkReceipt(name string, verifier note.Verifier) error {
 			return err
 		}
 		proof = append(proof, hash)
-	}
-	tree, err := open([]byte(signed), verifier)
-	if err != nil {
-		return err
 	}
 	return tlog.CheckRecord(proof, tree.N, tree.Hash, index, tlog.RecordHash(leaf))
 }

@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 
-_PATH = Path(__file__).resolve().parents[2] / "paper_log.py"
-if "paper_log" not in sys.modules:
-    _spec = importlib.util.spec_from_file_location("paper_log", _PATH)
-    assert _spec is not None
-    assert _spec.loader is not None
-    sys.modules["paper_log"] = importlib.util.module_from_spec(_spec)
-    _spec.loader.exec_module(sys.modules["paper_log"])
+_TESTS = Path(__file__).resolve().parents[2]
+for _name in ("paper_log", "forger"):
+    if _name not in sys.modules:
+        _spec = importlib.util.spec_from_file_location(_name, _TESTS / f"{_name}.py")
+        assert _spec is not None
+        assert _spec.loader is not None
+        sys.modules[_name] = importlib.util.module_from_spec(_spec)
+        _spec.loader.exec_module(sys.modules[_name])
 
 
 @pytest.fixture

@@ -424,6 +424,20 @@ def test_a_batch_is_bounded(site, paper, monkeypatch):
     assert verify.verify_log(site.folder, paper.VKEYS).size == 35
 
 
+def test_publishing_ends_though_writers_do_not(site):
+    """What is appended meanwhile waits for the next checkpoint; else there would be no end."""
+    site.fill(3)
+    advance = site.store.advance
+
+    def busy(old, new):
+        site.fill(1)
+        advance(old, new)
+
+    site.store.advance = busy
+    assert [site.publish(), site.publish(), site.publish()] == [4, 1, 1]
+    assert site.log.size() == 6
+
+
 def test_a_kill_at_any_moment_loses_nothing_that_was_acknowledged(tmp_path, paper):
     code = (
         "import importlib.util, sys\n"
@@ -461,3 +475,19 @@ def test_facts_are_what_the_store_is_told(site, paper):
     paper.Story(site).until("study.received")
     told = Facts("study.received", "2026-01-02T03:04:05.678Z", paper.SUBJECT, paper.STUDY)
     assert seen[-1] == told
+
+
+def test_a_witnessed_checkpoint_ahead_of_the_database_is_a_roll_back(tmp_path, paper):
+    site = paper.Site(tmp_path)
+    site.fill(3)
+    site.publish()
+    older = (site.folder / "checkpoint").read_bytes()
+    ahead = note.sign_note(f"{paper.ORIGIN}\n9\n{'A' * 43}=\n", paper.signers(), 1)
+    forged = note.sign_note(f"{paper.ORIGIN}\n9\n{'A' * 43}=\n", paper.signers(name="other"), 1)
+    for text in (older.decode(), forged, "garbage"):
+        (site.folder / "checkpoint.witnessed").write_text(text)
+        with site.sequencer():
+            pass
+    (site.folder / "checkpoint.witnessed").write_text(ahead)
+    with pytest.raises(RolledBack), site.sequencer():
+        pass

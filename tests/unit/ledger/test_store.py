@@ -10,7 +10,7 @@ import threading
 import pytest
 
 from ledger.errors import LostRace, StorageFailed, WrongOrigin
-from ledger.store import Appended, Facts, Head, Row, SqliteStore
+from ledger.store import Appended, Facts, Head, Last, Row, SqliteStore
 
 FACTS = Facts("t", "now")
 
@@ -163,3 +163,68 @@ def test_a_closed_store_answers_with_a_storage_failure(tmp_path):
     for act in (store.head, lambda: store.assign(1), lambda: store.append("k", b"", b"", FACTS)):
         with pytest.raises(StorageFailed):
             act()
+
+
+# --- the end of a log -----------------------------------------------------------------------------
+
+
+def end(number):
+    return Last("end", b"end", hash_of(number), FACTS)
+
+
+def test_a_shut_store_has_its_last_leaf_last_and_takes_no_more(store):
+    store.pin("a")
+    store.append("k0", b"x", hash_of(0), FACTS)
+    store.shut(end(1))
+    store.shut(Last("other", b"other", hash_of(2), FACTS))  # typed again: nothing happens
+    with pytest.raises(StorageFailed, match="the log is closed"):
+        store.append("k1", b"x", hash_of(3), FACTS)
+    assert [(row.index, row.data) for row in store.assigned(0, 9)] == [(0, b"x"), (1, b"end")]
+    store.advance(Head(), Head(2, hash_of(7), "text"))
+    store.discard(2)
+    assert store.find(idem="k0") == Row(hash_of(0), 0, None)
+
+
+def test_one_that_is_left_as_it_is_keeps_what_waits(store):
+    store.append("k0", b"x", hash_of(0), FACTS)
+    store.shut(None)
+    assert [row.index for row in store.assigned(0, 9)] == [0]
+    with pytest.raises(StorageFailed):
+        store.append("k1", b"x", hash_of(1), FACTS)
+
+
+def test_nothing_comes_after_the_end_whoever_appends_meanwhile(store, tmp_path):
+    taken, refused = [], []
+
+    def work(start):
+        other = SqliteStore(tmp_path / "ledger.db")
+        for number in range(start, start + 300):
+            try:
+                other.append(f"k{number}", b"x", hash_of(number), FACTS)
+                taken.append(number)
+            except StorageFailed:
+                refused.append(number)
+        other.close()
+
+    threads = [threading.Thread(target=work, args=(start,)) for start in (1000, 2000)]
+    for thread in threads:
+        thread.start()
+    while not taken:
+        pass
+    store.shut(end(1))
+    for thread in threads:
+        thread.join()
+    rows = store.assigned(0, 9999)
+    assert rows[-1].data == b"end"
+    assert refused
+    assert {row.leaf_hash for row in rows[:-1]} == {hash_of(number) for number in taken}
+
+
+def test_a_settled_file_can_be_moved_alone(store, tmp_path):
+    store.append("k0", b"x", hash_of(0), FACTS)
+    store.settle()
+    (tmp_path / "moved").mkdir()
+    (tmp_path / "moved/ledger.db").write_bytes((tmp_path / "ledger.db").read_bytes())
+    other = SqliteStore(tmp_path / "moved/ledger.db")
+    assert other.find(idem="k0") == Row(hash_of(0), None, b"x")
+    other.close()
