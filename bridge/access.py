@@ -45,6 +45,9 @@ class Permission(StrEnum):
     CHECKPOINT_READ = "ledger.checkpoint"
     TILES_READ = "ledger.tiles"
     ENTRIES_READ = "ledger.entries"
+    LOG_READ = "ledger.read"
+    WITNESS_SUBMIT = "witness.submit"
+    WITNESS_READ = "witness.read"
     STUDIES_READ = "studies.read"
     STUDIES_OPERATE = "studies.operate"
     PATIENTS_SEARCH = "patients.search"
@@ -55,7 +58,11 @@ class Permission(StrEnum):
 
 
 _P = Permission
-_ANYONE = frozenset({_P.HEALTH, _P.SIGN_IN, _P.CHECKPOINT_READ})
+_ANYONE = frozenset(
+    # The witness's two: their routes exist only where a witness is configured; a log's signature
+    # authorises what is submitted, and what is shown are checkpoints.
+    {_P.HEALTH, _P.SIGN_IN, _P.CHECKPOINT_READ, _P.WITNESS_SUBMIT, _P.WITNESS_READ}
+)
 _LOG = frozenset({_P.TILES_READ, _P.ENTRIES_READ})
 _SIGNED_IN = _ANYONE | {_P.SIGN_OUT}
 
@@ -65,6 +72,7 @@ GRANTS: dict[Role, frozenset[Permission]] = {
     | {
         _P.STUDIES_READ,
         _P.STUDIES_OPERATE,
+        _P.LOG_READ,
         _P.PATIENTS_SEARCH,
         _P.IDENTITY_READ,
         _P.RECEIPTS_READ,
@@ -75,7 +83,7 @@ GRANTS: dict[Role, frozenset[Permission]] = {
     | {_P.STUDIES_READ, _P.PATIENTS_SEARCH, _P.IDENTITY_READ, _P.RECEIPTS_READ},
     Role.AUDITOR: _SIGNED_IN
     | _LOG
-    | {_P.STUDIES_READ, _P.PATIENTS_SEARCH, _P.RECEIPTS_READ, _P.DOCS_READ},
+    | {_P.LOG_READ, _P.STUDIES_READ, _P.PATIENTS_SEARCH, _P.RECEIPTS_READ, _P.DOCS_READ},
     Role.VENDOR: _SIGNED_IN | {_P.DOCS_READ},
     Role.APPROVER: _SIGNED_IN | {_P.DOCS_READ},
     Role.PATIENT: _SIGNED_IN,

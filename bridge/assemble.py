@@ -22,6 +22,7 @@ __all__ = [
     "Same",
     "Verdict",
     "admit",
+    "apart_code",
     "judge",
     "kept",
     "settled",
@@ -61,6 +62,17 @@ class Admission:
     reason: str = ""
 
 
+_NO_ID = "no PatientID in a study that has one"
+_AN_ID = "a PatientID in a study that began without one"
+_SECOND_ID = "a second patient's identity in one study"
+_CODES = {_NO_ID: "no-patient-id", _AN_ID: "unexpected-patient-id", _SECOND_ID: "second-identity"}
+
+
+def apart_code(words: str) -> str:
+    """Give the code under which a leaf says why images are set apart: quarantine or conflict."""
+    return _CODES.get(words, "conflict")
+
+
 def admit(instance: Instance, known: Known | None, same: Same | None) -> Admission:
     """Decide what becomes of one received instance.
 
@@ -79,12 +91,12 @@ def admit(instance: Instance, known: Known | None, same: Same | None) -> Admissi
     if known is None or instance.patient in known.identities:
         return Admission("new")
     if not instance.patient.identified:
-        return Admission("quarantine", "no PatientID in a study that has one")
+        return Admission("quarantine", _NO_ID)
     if instance.patient in known.corrected:
         return Admission("new")
     if not any(p.identified for p in known.identities):
-        return Admission("quarantine", "a PatientID in a study that began without one")
-    return Admission("quarantine", "a second patient's identity in one study")
+        return Admission("quarantine", _AN_ID)
+    return Admission("quarantine", _SECOND_ID)
 
 
 def _of_same(instance: Instance, same: Same) -> Admission:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
+from bridge import assemble
 from bridge.rooms import Rooms
 from bridge.store import arrivals, quarantine, work
 from bridge.store.database import reading, writing
@@ -28,6 +29,7 @@ class _Closing:
     state: StudyState
     words: str
     counts: Mapping[str, int]
+    apart: Mapping[str, int]  # reason code -> images in quarantine or in conflict
     routes: Sequence[RouteRow]
 
 
@@ -44,6 +46,12 @@ def finish(rooms: Rooms, study_id: str, generation: int) -> None:
     if current is None:
         raise KeyError(study_id)
     chain = rooms.record.chain(current.subject_ref, study.study_instance_uid)
+    for code, number in closing.apart.items():
+        # Without a reference to study.received: the images are apart, the study is not over by it.
+        rooms.record.say(
+            "study.quarantined", f"quarantined/{study_id}/{generation}/{code}",
+            {"reason": code, "instances": number}, chain=chain,
+        )  # fmt: skip
     leaf = rooms.record.say(
         "study.closed",
         f"closed/{study_id}/{generation}",
@@ -71,7 +79,11 @@ def _decide(
 ) -> _Closing | None:
     """Decide under the study's lock whether the generation is over; None while it is not."""
     arrivals.lock_study(connection, study_id)
-    quarantined = sum(q.number for q in quarantine.counts(connection, study_id))
+    apart: dict[str, int] = {}
+    for row in quarantine.counts(connection, study_id):
+        code = assemble.apart_code(row.reason)
+        apart[code] = apart.get(code, 0) + row.number
+    quarantined = sum(apart.values())
     newest = arrivals.study(connection, study_id).generation
     _show(connection, rooms, study_id, newest, quarantined)
     routes = _settled(connection, study_id, generation)
@@ -88,7 +100,7 @@ def _decide(
         "held": sent.count(DeliveryState.HELD),
         "quarantined": quarantined,
     }
-    return _Closing(state, _with_quarantine(words, quarantined), counts, routes)
+    return _Closing(state, _with_quarantine(words, quarantined), counts, apart, routes)
 
 
 def _show(

@@ -9,15 +9,17 @@ from datetime import datetime
 from prometheus_client import generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
-from bridge import acts, ambient, metrics
+from bridge import acts, ambient, metrics, witnesses
 from bridge.access import Access, Principal
 from bridge.api.rooms import (
     Act,
     ArtifactFile,
     Check,
+    LogFacts,
     SiteFacts,
     StudyPage,
     StudyQuery,
+    WitnessLine,
 )
 from bridge.errors import NotFound, Refused
 from bridge.home import VERSION
@@ -103,9 +105,7 @@ class Front:
             row = work.artifact(connection, sop_uid)
         if row is None or row.study_id != study_id:
             raise NotFound("no such result belongs to this study")
-        return ArtifactFile(
-            row.kind, self._rooms.files.artifact(row.study_id, row.sop_instance_uid)
-        )
+        return ArtifactFile(row.kind, self._rooms.files.as_sent(row.study_id, row.sop_instance_uid))
 
     def receipt(self, sop_instance_uid: str, who: Principal | None = None) -> str:  # noqa: ARG002
         """Give the tlog-proof of the leaf that says this artifact was composed."""
@@ -123,6 +123,12 @@ class Front:
         """Read a published file of the log."""
         file = self._rooms.folder / "ledger" / path
         return file.read_bytes() if file.is_file() else None
+
+    def log(self) -> LogFacts:
+        """Say how far the log is and how its witnesses stand."""
+        told = witnesses.seen(self._rooms.site, self._rooms.record.log.size(), self.now())
+        lines = tuple(WitnessLine(w.name, w.state, w.ok, w.words) for w in told.lines)
+        return LogFacts(told.size, told.witnessed, lines)
 
     def ready(self) -> tuple[Check, ...]:
         """Check what must hold before work is taken."""

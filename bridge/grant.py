@@ -3,43 +3,85 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from typing import Any
 
-from bridge.consent.document import Document
+from bridge.consent.abstract import said_openly, surely_older
+from bridge.consent.document import Document, parse
 from bridge.errors import NotFound, Refused, WrongUse
 from bridge.permit import CONSENT
 from bridge.rooms import Rooms
 from bridge.store import catalog
 from bridge.store.catalog import ConsentRow
 from bridge.store.database import hold, reading, writing
+from bridge.vault import Subject
 
 __all__ = ["keep", "withdraw"]
 
 
 def keep(rooms: Rooms, data: bytes, document: Document, named: str | None, *, by: str) -> str:
-    """Keep one document; returns its id. `named` is ISSUER|ID where it names no patient."""
+    """Keep one document; returns its id. `named` is ISSUER|ID where it names no patient.
+
+    A newer version of a document that is kept (the same Consent.id) takes its place, which is
+    consent.amended. Raises Refused for an older one.
+    """
     issuer, patient_id = _whose(rooms, document, named)
-    subject = rooms.vault.subject(issuer, patient_id)
+    while True:
+        subject = rooms.vault.subject(issuer, patient_id)
+        # Not while the patient is being erased: no leaf about an alias follows its erasure.
+        with rooms.files.turns.share(subject.ref):
+            if not rooms.vault.erased(subject.ref):
+                return _keep(rooms, subject, data, document, by)
+
+
+def _keep(rooms: Rooms, subject: Subject, data: bytes, document: Document, by: str) -> str:
     identity = _identity(rooms, subject.ref, data)
-    leaf = rooms.record.say(
-        "consent.granted", f"consent/{identity}/granted",
-        {
-            "document": rooms.record.text(rooms.vault.commit(subject.ref, data)),
-            "status": document.status, "source": "fhir", "recorder": by,
-        },
-        subject=subject.alias,
-    )  # fmt: skip
+    with reading(rooms.database) as connection:
+        if catalog.consent(connection, identity) is not None:
+            return identity
     with writing(rooms.database) as connection:
+        hold(connection, CONSENT)
+        former = _former(rooms, connection, subject.ref, data, document)
+        leaf = rooms.record.say(
+            "consent.granted" if former is None else "consent.amended",
+            f"consent/{identity}/granted",
+            {
+                "document": rooms.record.text(rooms.vault.commit(subject.ref, data)),
+                "status": document.status, "source": "fhir", "recorder": by,
+                **said_openly(data, document),
+            },
+            subject=subject.alias,
+            refs=[] if former is None else [("previous", former.leaf or "")],
+        )  # fmt: skip
         catalog.add_consent(
             connection,
             ConsentRow(identity, subject.ref, document.status,
                        rooms.vault.seal(subject.ref, data), leaf, rooms.now(), None),
         )  # fmt: skip
-    rooms.vault.lift(issuer, patient_id)
+        if former is not None:
+            catalog.withdraw_consent(connection, former.id, rooms.now(), status="replaced")
     return identity
 
 
+def _former(
+    rooms: Rooms, connection: Any, subject_ref: str, data: bytes, document: Document
+) -> ConsentRow | None:
+    """Find the version in force that this document replaces; raises Refused if it is older."""
+    name = json.loads(data).get("id")
+    if not isinstance(name, str):
+        return None
+    for row in catalog.consents_of(connection, [subject_ref]):
+        kept = rooms.vault.open(subject_ref, row.sealed)
+        if json.loads(kept).get("id") != name:
+            continue
+        if surely_older(data, document, kept, parse(kept)):
+            raise Refused("a newer version of this document is kept; see `radseal consent list`")
+        return row
+    return None
+
+
 def _identity(rooms: Rooms, subject_ref: str, data: bytes) -> str:
-    """Name a document: the same text again is the same one, unless that was withdrawn."""
+    """Name a document: the same text again is the same one, unless that no longer holds."""
     seed = subject_ref.encode() + data
     with reading(rooms.database) as connection:
         while True:
@@ -79,13 +121,14 @@ def withdraw(rooms: Rooms, identity: str) -> None:
         raise NotFound("no such document; see `radseal consent list`")
     if row.withdrawn_at is not None:
         raise Refused("this document was withdrawn already")
-    data = rooms.vault.open(row.subject_ref, row.sealed)
-    with writing(rooms.database) as connection:
-        hold(connection, CONSENT)  # so that no use is appended after it that does not know it
-        rooms.record.say(
-            "consent.withdrawn", f"consent/{identity}/withdrawn",
-            {"document": rooms.record.text(rooms.vault.commit(row.subject_ref, data))},
-            subject=rooms.vault.alias(row.subject_ref),
-            refs=[("consent.granted", row.leaf or "")],
-        )  # fmt: skip
-        catalog.withdraw_consent(connection, identity, rooms.now())
+    with rooms.files.turns.share(row.subject_ref):
+        data = rooms.vault.open(row.subject_ref, row.sealed)
+        with writing(rooms.database) as connection:
+            hold(connection, CONSENT)  # so that no use is appended after it that does not know it
+            rooms.record.say(
+                "consent.withdrawn", f"consent/{identity}/withdrawn",
+                {"document": rooms.record.text(rooms.vault.commit(row.subject_ref, data))},
+                subject=rooms.vault.alias(row.subject_ref),
+                refs=rooms.record.versions(row.leaf or ""),
+            )  # fmt: skip
+            catalog.withdraw_consent(connection, identity, rooms.now())

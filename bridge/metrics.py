@@ -13,6 +13,10 @@ __all__ = [
     "RUNS",
     "RUN_SECONDS",
     "WAITING",
+    "WITNESSED",
+    "WITNESS_BEHIND",
+    "WITNESS_LAG",
+    "WITNESS_STATE",
 ]
 
 REGISTRY = CollectorRegistry()
@@ -35,3 +39,18 @@ DELIVERIES = Counter(
 )  # fmt: skip
 LEAVES = Gauge("radseal_ledger_size", "Leaves under the published checkpoint", registry=REGISTRY)
 WAITING = Gauge("radseal_inbox_files", "Received files not yet indexed", registry=REGISTRY)
+WITNESSED = Gauge(
+    "radseal_ledger_witnessed_size", "Leaves under checkpoint.witnessed", registry=REGISTRY
+)
+WITNESS_BEHIND = Gauge(
+    "radseal_witness_behind_leaves", "Published leaves that a witness has not cosigned",
+    ["witness"], registry=REGISTRY,
+)  # fmt: skip
+WITNESS_LAG = Gauge(
+    "radseal_witness_lag_seconds", "Since when a published checkpoint waits for a witness",
+    ["witness"], registry=REGISTRY,
+)  # fmt: skip
+WITNESS_STATE = Gauge(
+    "radseal_witness_state", "1 for the state in which a witness is", ["witness", "state"],
+    registry=REGISTRY,
+)  # fmt: skip

@@ -8,14 +8,14 @@ again is a new leaf only when answer or basis changed (design §4.5).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
 from bridge import metrics
-from bridge.commitments import request_commitment
+from bridge.commitments import document_commitment, request_commitment
 from bridge.consent.document import parse
-from bridge.consent.evaluate import Decision, Request, decide
+from bridge.consent.evaluate import Decision, Request, decide, strictest
 from bridge.consent.policy import POLICIES
 from bridge.consent.purposes import Coding, act_reason
 from bridge.record import Chain
@@ -27,9 +27,10 @@ from bridge.store.database import hold, reading, writing
 from bridge.store.work import RouteRow
 from bridge.study import Patient
 
-__all__ = ["CONSENT", "Answer", "ask", "stand_on"]
+__all__ = ["CONSENT", "Answer", "Release", "ask", "ask_release", "stand_on"]
 
 CONSENT = "consent"  # the lock under which decisions and withdrawals are appended
+MOST_DOCUMENTS = 500  # a leaf holds 65,535 bytes; with more, it says none of them
 
 _RESOURCE_TYPES = "http://hl7.org/fhir/resource-types"
 _ACTIONS = "http://terminology.hl7.org/CodeSystem/consentaction"
@@ -54,19 +55,11 @@ def ask(rooms: Rooms, route: RouteRow, *, moment: str, input_sealed: str) -> Ans
     chain = rooms.record.chain(generation.subject_ref, study.study_instance_uid)
     while True:
         request = _request(rooms, study, route, moment)
-        decision, used = _strictest(rooms, study, request)
+        spoken = _strictest(rooms, study, request)
+        decision, used = spoken.decision, spoken.used
         documents = [row.leaf or "" for row in used]
-        body = _body(rooms, decision, documents, request, chain, moment)
-        # A document of another subject (a second patient's, a corrected identity's) is named in
-        # the body: a reference stays within its chain (trace rule R0).
-        refs = [
-            ("input.sealed", input_sealed),
-            *(
-                ("consent.granted", row.leaf)
-                for row in used
-                if row.leaf and row.subject_ref == generation.subject_ref
-            ),
-        ]
+        body = _body(rooms, spoken, documents, request, chain, moment)
+        refs = [("input.sealed", input_sealed), *_refs(rooms, used, generation.subject_ref)]
         with writing(rooms.database) as connection:
             hold(connection, CONSENT)
             if catalog.any_withdrawn(connection, documents):
@@ -90,6 +83,20 @@ def ask(rooms: Rooms, route: RouteRow, *, moment: str, input_sealed: str) -> Ans
             )  # fmt: skip
         metrics.CONSENT.labels(decision.decision, decision.basis).inc()
         return Answer(decision.decision == "permit", decision.words, leaf)
+
+
+def _refs(rooms: Rooms, used: Sequence[ConsentRow], subject_ref: str) -> list[tuple[str, str]]:
+    """Refer to the documents that decided.
+
+    One of another subject (a second patient's, a corrected identity's) is named in the body: a
+    reference stays within its chain (trace rule R0).
+    """
+    return [
+        ref
+        for row in used
+        if row.leaf and row.subject_ref == subject_ref
+        for ref in rooms.record.versions(row.leaf)
+    ]
 
 
 def _stands(rooms: Rooms, last: Any, decision: Decision, documents: Sequence[str]) -> bool:
@@ -117,6 +124,45 @@ def stand_on(rooms: Rooms, route_id: str, answer: Answer, say: Callable[[], str]
         return say()
 
 
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Consent's answer to giving a study away, with the question, to execute it again."""
+
+    answer: Answer
+    basis: str
+    request: bytes
+    documents: Sequence[str]
+
+
+def ask_release(
+    rooms: Rooms, study: StudyRow, subject_ref: str, *, purpose: str, recipient: str, key: str
+) -> Release:
+    """Ask whether a study's records and data may be given to `recipient`; the answer is a leaf.
+
+    `key` names this one act: each release is asked for itself, before it. The row that keeps
+    the question of a route has no place for it; whoever releases keeps `request`.
+    """
+    chain = rooms.record.chain(subject_ref, study.study_instance_uid)
+    request = Request(
+        purpose=act_reason(purpose),
+        actors=frozenset({f"Organization/{recipient}"}),
+        at=rooms.now(),
+        time=_day(study.study_date),
+        classes=frozenset({Coding(_RESOURCE_TYPES, "ImagingStudy")}),
+        actions=frozenset({Coding(_ACTIONS, "disclose")}),
+    )
+    with writing(rooms.database) as connection:
+        hold(connection, CONSENT)
+        spoken = _strictest(rooms, study, request)
+        documents = [row.leaf or "" for row in spoken.used]
+        body = _body(rooms, spoken, documents, request, chain, "release")
+        refs = _refs(rooms, spoken.used, subject_ref)
+        leaf = rooms.record.say("consent.checked", f"consent/{key}", body, chain=chain, refs=refs)
+    decision = spoken.decision
+    answer = Answer(decision.decision == "permit", decision.words, leaf)
+    return Release(answer, decision.basis, request.to_json(), documents)
+
+
 def _request(rooms: Rooms, study: StudyRow, route: RouteRow, moment: str) -> Request:
     """Say who asks for what: the model and its vendor, for the site's purpose, these images."""
     package = rooms.catalog.package(route.model_digest)
@@ -139,42 +185,45 @@ def _day(study_date: str) -> str | None:
         return None
 
 
-def _strictest(
-    rooms: Rooms, study: StudyRow, request: Request
-) -> tuple[Decision, list[ConsentRow]]:
-    """Ask for each identity that holds for the study; a denial of any holds for all.
+@dataclass(frozen=True, slots=True)
+class _Spoken:
+    """An answer, the rows of the documents that decided, and what each identity's documents say."""
 
-    A permit of all holds until the first of them may end.
-    """
+    decision: Decision
+    used: list[ConsentRow]
+    asked: Sequence[Sequence[bytes]]
+
+
+def _strictest(rooms: Rooms, study: StudyRow, request: Request) -> _Spoken:
+    """Ask for each identity that holds for the study; a denial of any holds for all."""
     with reading(rooms.database) as connection:  # while a sender corrects it, both count
         on_images = arrivals.held_identities(connection, study.id)
     asked = dict.fromkeys([*study.identities, *sorted(on_images, key=lambda p: p.patient_id)])
     answers = [_of_patient(rooms, study, patient, request) for patient in asked]
-    denial = next((a for a in answers if a[0].decision != "permit"), None)
-    if denial is not None:
-        return denial
-    ends = [decision.valid_until for decision, _ in answers if decision.valid_until]
-    decision, used = answers[0]
-    return replace(decision, valid_until=min(ends, default=None)), used
+    deciding, decision = strictest([one.decision for one in answers])
+    documents = [texts for one in answers for texts in one.asked]
+    return _Spoken(decision, answers[deciding].used, documents)
 
 
-def _of_patient(
-    rooms: Rooms, study: StudyRow, patient: Patient, request: Request
-) -> tuple[Decision, list[ConsentRow]]:
+def _of_patient(rooms: Rooms, study: StudyRow, patient: Patient, request: Request) -> _Spoken:
     policy = POLICIES[rooms.site.consent.policy]
     if not patient.identified:
         if rooms.vault.suppressed_unidentified(study.study_instance_uid):
-            return _by_site("deny", "erased", "the study's data was erased", policy.id), []
+            erased = _by_site("deny", "erased", "the study's data was erased", policy.id)
+            return _Spoken(erased, [], [[]])
         said = rooms.site.consent.unidentified if policy.documents else "deny"
-        return _by_site(said, "unidentified", "the study names no patient", policy.id), []
+        answer = _by_site(said, "unidentified", "the study names no patient", policy.id)
+        return _Spoken(answer, [], [[]])
     subject = rooms.vault.subject(patient.issuer, patient.patient_id)
     with reading(rooms.database) as connection:
         rows = catalog.consents_of(connection, [subject.ref])
-    documents = [parse(rooms.vault.open(row.subject_ref, row.sealed)) for row in rows]
-    decision = decide(request, documents, policy)
-    if not documents and rooms.vault.suppressed(patient.issuer, patient.patient_id):
-        return _by_site("deny", "erased", "the patient's data was erased", policy.id), []
-    return decision, [rows[index] for index in sorted({i for i, _ in decision.matched})]
+    texts = [rooms.vault.open(row.subject_ref, row.sealed) for row in rows]
+    decision = decide(request, [parse(text) for text in texts], policy)
+    if decision.basis != "consent" and rooms.vault.suppressed(patient.issuer, patient.patient_id):
+        erased = _by_site("deny", "erased", "the patient's data was erased", policy.id)
+        return _Spoken(erased, [], [[]])
+    used = [rows[index] for index in sorted({i for i, _ in decision.matched})]
+    return _Spoken(decision, used, [texts])
 
 
 def _by_site(decision: Any, reason: str, words: str, policy_id: str) -> Decision:
@@ -186,17 +235,18 @@ def _by_site(decision: Any, reason: str, words: str, policy_id: str) -> Decision
 
 def _body(
     rooms: Rooms,
-    decision: Decision,
+    spoken: _Spoken,
     documents: Sequence[str],
     request: Request,
     chain: Chain,
     moment: str,
 ) -> dict[str, Any]:
     """Say a decision so that it can be executed again from the documents and the request."""
-    policy = POLICIES[rooms.site.consent.policy]
+    policy, decision = POLICIES[rooms.site.consent.policy], spoken.decision
     order = sorted({index for index, _ in decision.matched})  # `documents` stand in this order
-    leaves = dict(zip(order, documents, strict=True)) if decision.matched else {}
-    return {
+    here = [rooms.record.here(document) for document in documents if document]
+    leaves = dict(zip(order, here, strict=True)) if decision.matched else {}
+    body: dict[str, Any] = {
         "decision": decision.decision,
         "basis": decision.basis,
         "purpose": request.purpose.code,
@@ -212,3 +262,10 @@ def _body(
         "valid_until": decision.valid_until,
         "stage": moment.split("/", 1)[0],
     }
+    if sum(map(len, spoken.asked)) <= MOST_DOCUMENTS:
+        # Under K_s, so that an auditor who holds one study's key can tie each text to this leaf.
+        body["documents"] = [
+            [rooms.record.text(document_commitment(chain.key, text)) for text in texts]
+            for texts in spoken.asked
+        ]
+    return body

@@ -44,9 +44,9 @@ def declare(engine: Engine, rooms: Rooms) -> None:
 
 
 def _study(engine: Engine, rooms: Rooms, step: Step) -> None:
-    look = step("look")(lambda s, g: follow.look(rooms, s, g))
-    stuck = step("stuck")(lambda s, g, why: _stuck(rooms, s, g, why))
-    finish = step("finish")(lambda s, g: close.finish(rooms, s, g))
+    look = step("look")(_present(rooms, follow.look))
+    stuck = step("stuck")(_present(rooms, _stuck))
+    finish = step("finish")(_present(rooms, close.finish))
 
     @engine.workflow("study")
     def study(study_id: str, generation: int) -> None:
@@ -62,13 +62,13 @@ def _study(engine: Engine, rooms: Rooms, step: Step) -> None:
 
 def _route(engine: Engine, rooms: Rooms, step: Step) -> None:
     place = step("place")(lambda r: _place(rooms, r))
-    seal = step("seal")(lambda r: infer.seal(rooms, r))
-    consent = step("consent")(lambda r: infer.permitted(rooms, r))
-    run = step("infer")(lambda r, n: infer.run(rooms, r, n))
-    report = step("report")(lambda r: compose.compose(rooms, r))
-    record = step("record")(lambda r: deliver.open_deliveries(rooms, r))
-    lost = step("lost")(lambda r, why: _lost(rooms, r, why))
-    finish = step("finish")(lambda s, g: close.finish(rooms, s, g))
+    seal = step("seal")(_present(rooms, infer.seal, _place))
+    consent = step("consent")(_present(rooms, infer.permitted, _place))
+    run = step("infer")(_present(rooms, infer.run, _place))
+    report = step("report")(_present(rooms, compose.compose, _place))
+    record = step("record")(_present(rooms, deliver.open_deliveries, _place))
+    lost = step("lost")(_present(rooms, _lost, _place))
+    finish = step("finish")(_present(rooms, close.finish))
 
     @engine.workflow("route")
     def route(route_id: str, attempt: int) -> None:
@@ -89,10 +89,10 @@ def _route(engine: Engine, rooms: Rooms, step: Step) -> None:
 
 
 def _deliver(engine: Engine, rooms: Rooms, step: Step) -> None:
-    send = step("send")(lambda r, d, n: deliver.send(rooms, r, d, n))
-    undelivered = step("undelivered")(lambda r, d, why: deliver.give_up(rooms, r, d, why))
+    send = step("send")(_present(rooms, deliver.send, _place))
+    undelivered = step("undelivered")(_present(rooms, deliver.give_up, _place))
     place = step("place")(lambda r: _place(rooms, r))
-    finish = step("finish")(lambda s, g: close.finish(rooms, s, g))
+    finish = step("finish")(_present(rooms, close.finish))
 
     @engine.workflow("deliver")
     def deliver_run(run_id: str, destination: str) -> None:
@@ -104,6 +104,24 @@ def _deliver(engine: Engine, rooms: Rooms, step: Step) -> None:
         except StepFailed as error:
             undelivered(run_id, destination, str(error))
         finish(*place(run_id))
+
+
+def _present(
+    rooms: Rooms,
+    stage: Callable[..., Any],
+    place: Callable[[Rooms, str], tuple[str, int]] | None = None,
+) -> Callable[..., Any]:
+    """Make a stage hold its study for one step: an erasure waits for it, or it for an erasure.
+
+    `place` finds the study of a route or a run; without it the first argument is the study.
+    """
+
+    def step(identity: str, *rest: Any) -> Any:
+        study_id = identity if place is None else place(rooms, identity)[0]
+        with rooms.files.turns.share(study_id):
+            return stage(rooms, identity, *rest)
+
+    return step
 
 
 def _passes(error: Exception) -> bool:

@@ -76,6 +76,10 @@ class Indexer:
 
     def index(self, now: datetime) -> int:
         """Index one group of files; returns how many. `now` is the steady clock."""
+        with self._files.turns.indexing():  # an erasure clears the inbox meanwhile, or neither
+            return self._index(now)
+
+    def _index(self, now: datetime) -> int:
         paths = self._files.arrived(GROUP)
         if not paths:
             return 0

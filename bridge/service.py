@@ -4,7 +4,8 @@
     indexer     a thread: files become rows
     worker      the durable workflows (bridge/pipeline.py)
     publisher   a thread: pending leaves become a signed checkpoint, at most 200 ms later
-    http        a thread: pages, API, health
+    witnesses   a thread for each witness that is asked; nothing waits for it
+    http        a thread: pages, API, health, and the witness that we are for others
 
 Any of them may die at any moment; the next start goes on from what is durable.
 """
@@ -20,17 +21,18 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import IO
 
 import sqlalchemy
 import uvicorn
 
-from bridge import ambient, logs, metrics, pipeline
+from bridge import ambient, cosigning, erase, in_force, logs, metrics, pipeline, quorum, witnesses
 from bridge.api.app import create_app
 from bridge.api.wire import AccessLine
 from bridge.engine import Engine
-from bridge.errors import RadsealError, Refused, WrongUse
+from bridge.errors import RadsealError, Refused, SettingsError, WrongUse
 from bridge.front import Front
 from bridge.header import same_pixel_bytes
 from bridge.home import open_rooms
@@ -38,15 +40,19 @@ from bridge.receive import Indexer
 from bridge.report.errors import ReportError
 from bridge.rooms import Rooms
 from bridge.site import Site
+from bridge.turns import Busy
+from bridge.witnesses import Witnesses
+from ledger.cosigner import Cosigner
 from ledger.errors import LedgerError, SecondSequencer
 from ledger.sequencer import Sequencer
-from models import sandbox, select
+from models import cell, sandbox, select
 from models.errors import ModelError, RunFailed
 
 __all__ = ["Service", "serve", "work"]
 
 _PUBLISH_EVERY = 0.2
 _INDEX_EVERY = 0.15
+_ERASE_EVERY = 5.0
 _LOST_AFTER = 120.0
 _ATTRIBUTES = tuple(dict.fromkeys([*select.READ, "InstanceNumber", "PatientSex"]))
 
@@ -73,6 +79,10 @@ class _Loop(threading.Thread):
                 pause = 1.0
             self._ended.wait(pause)
 
+    def leave(self) -> None:
+        """End after the current pass; nobody waits for it."""
+        self._ended.set()
+
     def stop(self) -> None:
         """End after the current pass."""
         self._ended.set()
@@ -89,8 +99,11 @@ class Service:
         self._lock: IO[str] | None = None
         self._listener: subprocess.Popen[str] | None = None
         self._loops: list[_Loop] = []
+        self._askers: list[_Loop] = []
         self._http: uvicorn.Server | None = None
         self._sequencer: Sequencer | None = None
+        self._asking = threading.Lock()
+        self._witnesses: tuple[Sequencer, Witnesses] | None = None
         self._stopping = False
         node = socket.gethostname().split(".")[0] or "node"
         locks = site.folder / ".locks"
@@ -103,8 +116,11 @@ class Service:
         """Start everything; raises WrongUse when the site is served already or a port is taken."""
         if self._listen:
             self._claim()
+            in_force.say_changed(self.rooms)
+        cell.keep_spare()
         self.engine.launch()
         self._loop("publisher", self._publish)
+        self._ask_witnesses()
         if not self._listen:
             return
         indexer = self._indexer()
@@ -112,6 +128,7 @@ class Service:
         self._open_http()
         self._start_listener()
         self._loop("listener", self._watch_listener)
+        self._loop("eraser", self._erase)
 
     def stop(self) -> None:
         """Stop in reverse order; what is under way goes on at the next start."""
@@ -120,6 +137,8 @@ class Service:
             self._listener.terminate()
         if self._http is not None:
             self._http.should_exit = True
+        for asker in self._askers:
+            asker.leave()
         for loop in reversed(self._loops):
             if loop.name != "publisher":
                 loop.stop()
@@ -172,10 +191,45 @@ class Service:
             raise
         return _PUBLISH_EVERY
 
+    def _ask_witnesses(self) -> None:
+        """Start a loop for each witness; readiness does not count them, for care does not."""
+        for one in quorum.partners(quorum.asked(self._site.ledger.witnesses)):
+            loop = _Loop(f"witness {one.name}", partial(self._ask, one))
+            self._askers.append(loop)
+            loop.start()
+
+    def _ask(self, partner: quorum.Partner) -> float:
+        """Ask one witness while we are the one who publishes."""
+        with self._asking:
+            sequencer = self._sequencer
+            if sequencer is None or self._stopping:
+                return 1.0
+            if self._witnesses is None or self._witnesses[0] is not sequencer:
+                # Another process may have published, and asked, since: what we know is read anew.
+                made = witnesses.of_log(self.rooms.record, self._site.ledger)
+                self._witnesses = (sequencer, made)
+            asker = self._witnesses[1]
+        return asker.ask(partner)
+
+    def _witness(self) -> Cosigner | None:
+        """Open the witness that we are for others. Where it does not open, the rest goes on."""
+        folder = self._site.witness_folder
+        try:
+            return None if folder is None else cosigning.open_witness(folder)
+        except SettingsError:
+            self._log.error("witness.off", where="cosigner", code="see-radseal-doctor")
+            return None
+
     def _index(self, indexer: Indexer) -> float:
         indexed = indexer.index(self.rooms.clock.steady())
         metrics.WAITING.set(self.rooms.files.waiting() if indexed else 0)
         return 0.0 if indexed else _INDEX_EVERY
+
+    def _erase(self) -> float:
+        """Finish erasures that two people decided on and a crash left unfinished."""
+        with contextlib.suppress(Busy):
+            erase.go_on(self.rooms, seconds=1.0)
+        return _ERASE_EVERY
 
     def _indexer(self) -> Indexer:
         rooms = self.rooms
@@ -217,7 +271,7 @@ class Service:
 
     def _open_http(self) -> None:
         http = self._site.http
-        app = create_app(Front(self.rooms, self.healthy), log=_access)
+        app = create_app(Front(self.rooms, self.healthy), _access, self._witness())
         bound = socket.socket(socket.AF_INET6 if ":" in http.host else socket.AF_INET)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -24,9 +24,10 @@ from bridge.consent.purposes import act_reason, ancestors
 from bridge.errors import SettingsError
 from bridge.study import AETitle
 
-__all__ = ["Completion", "Destination", "Site", "Source", "find_folder", "read"]
+__all__ = ["Completion", "Destination", "Site", "Source", "find_folder", "read", "renamed"]
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
+_ORIGIN_LINE = re.compile(r"""^(\s*origin\s*=\s*)(?:"[^"\n]*"|'[^'\n]*')""", re.MULTILINE)
 _ORIGIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._~/-]{0,199}")
 
 
@@ -127,6 +128,12 @@ class Patients(_Table):
     issuer_system: str = ""
 
 
+class Vault(_Table):
+    """[vault]: how long copies of the patients' keys live, which an erasure cannot reach."""
+
+    backup_days: Annotated[int, Field(ge=0, le=36500)] | None = None
+
+
 class Consent(_Table):
     """[consent]: what is asked before inference, and what holds where no document speaks."""
 
@@ -138,16 +145,21 @@ class Consent(_Table):
 
 
 class Ledger(_Table):
-    """[ledger]: what an anonymous reader may fetch of the log."""
+    """[ledger]: what an anonymous reader may fetch of the log, and who witnesses it.
+
+    What the lines of `witnesses` say is read by `bridge.quorum`: the listener's process, which
+    reads settings too, stays without the ledger.
+    """
 
     public: Literal["checkpoint", "tiles", "entries"] = "checkpoint"
     witnesses: tuple[str, ...] = ()
+    witness_lag_minutes: Annotated[float, Field(gt=0, le=14 * 1440, allow_inf_nan=False)] = 60
 
-    @model_validator(mode="after")
-    def _later(self) -> Ledger:
-        if self.witnesses:
-            raise ValueError("witnesses: not in this release; leave it empty")
-        return self
+
+class Witness(_Table):
+    """[witness]: this site cosigns the logs of others, by the keys and record in `folder`."""
+
+    folder: str = ""
 
 
 class Source(_Table):
@@ -206,8 +218,10 @@ class Site(BaseSettings):
     database: Database = Database()
     storage: Storage = Storage()
     patients: Patients = Patients()
+    vault: Vault = Vault()
     consent: Consent = Consent()
     ledger: Ledger = Ledger()
+    witness: Witness = Witness()
     sources: tuple[Source, ...] = ()
     destinations: tuple[Destination, ...] = ()
 
@@ -258,6 +272,11 @@ class Site(BaseSettings):
         """Folder of received instances."""
         return self.folder / self.storage.url.removeprefix("file:")
 
+    @property
+    def witness_folder(self) -> Path | None:
+        """Folder of the witness that this site is for others, None where it is none."""
+        return self.folder / self.witness.folder if self.witness.folder else None
+
     def source_of(self, ae_title: str) -> Source | None:
         """Find the source with this calling AE title."""
         return next((s for s in self.sources if s.ae_title == ae_title.strip()), None)
@@ -273,6 +292,29 @@ class Site(BaseSettings):
         """Whose numbers this source's PatientIDs are, where (0010,0021) is absent."""
         source = self.source_of(ae_title)
         return (source.issuer if source is not None else "") or self.patients.issuer
+
+
+def renamed(settings: Site, origin: str) -> str:
+    """Give the text of site.toml with another origin; nothing is written.
+
+    Raises SettingsError where that cannot be done without guessing.
+    """
+    path = settings.folder / "site.toml"
+    text = path.read_text(encoding="utf-8")
+    try:
+        _origin(origin)
+    except ValueError as error:
+        raise SettingsError(f"{origin!r} is no origin: {error}") from None
+    made = _ORIGIN_LINE.sub(lambda found: f'{found[1]}"{origin}"', text, count=1)
+    try:
+        right = tomllib.loads(made) == {**tomllib.loads(text), "origin": origin}
+    except tomllib.TOMLDecodeError:
+        right = False
+    if not right:
+        raise SettingsError(f'{path}: origin: write it on a line of its own, origin = "host/path"')
+    if tomllib.loads(text)["origin"] != settings.origin:
+        raise SettingsError("RADSEAL_ORIGIN hides the origin of site.toml; unset it first")
+    return made
 
 
 def find_folder(given: Path | None) -> Path:

@@ -328,6 +328,10 @@ class Bench:
     def artifact(self, row: Any) -> Dataset:
         return dcmread(self.settings.folder / row.file)
 
+    def sent(self, row: Any) -> Path:
+        """The file that leaves the house for this artifact."""
+        return self.rooms.files.stamped(row.study_id, row.sop_instance_uid)
+
 
 def every(datasets: Sequence[Dataset], **tags: Any) -> list[Dataset]:
     """Copies of all with other header values."""

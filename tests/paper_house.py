@@ -15,7 +15,15 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
 from bridge.access import Access, LoginRow, Principal, SessionRow, TokenRow
-from bridge.api.rooms import Act, ArtifactFile, Check, SiteFacts, StudyPage, StudyQuery
+from bridge.api.rooms import (
+    Act,
+    ArtifactFile,
+    Check,
+    LogFacts,
+    SiteFacts,
+    StudyPage,
+    StudyQuery,
+)
 from bridge.errors import NotFound, Refused
 from bridge.study import (
     ArtifactKind,
@@ -97,6 +105,7 @@ class PaperRooms:
         self.asked: list[StudyQuery] = []
         self.log_files = {"checkpoint": b"ledger.example.org/r\n7\nroot\n"}
         self.checks = (Check("database", True), Check("ledger", True))
+        self.log_facts = LogFacts(7, 0)
         self.broken = False
         self._summary = folder / "summary.dcm"
         self._sr = folder / "sr.dcm"
@@ -154,6 +163,9 @@ class PaperRooms:
 
     def ledger_file(self, path: str) -> bytes | None:
         return self.log_files.get(path)
+
+    def log(self):
+        return self.log_facts
 
     def ready(self):
         return self.checks

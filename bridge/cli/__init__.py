@@ -12,7 +12,7 @@ import sys
 
 import typer
 
-from bridge.cli import consent, demo, model, proof, site, study
+from bridge.cli import audit, consent, demo, erase, keep, model, proof, site, study, witness
 from bridge.errors import RadsealError, SettingsError, WrongUse
 from bridge.store.database import AWAY
 from ledger.errors import LedgerError
@@ -27,11 +27,17 @@ app = typer.Typer(
 site.register(app)
 study.register(app)
 proof.register(app)
+erase.register(app)
+keep.register(app)
 app.add_typer(model.app, name="model")
 app.add_typer(consent.app, name="consent")
+app.add_typer(keep.ledger, name="ledger")
+app.add_typer(keep.key, name="key")
+app.add_typer(audit.app, name="audit")
 app.add_typer(study.quarantine, name="quarantine")
 app.add_typer(site.token, name="token")
 app.add_typer(site.peer, name="peer")
+app.add_typer(witness.app, name="witness")
 app.command("demo")(demo.demo)
 
 

@@ -11,10 +11,10 @@ from typing import Annotated
 
 import typer
 
-from bridge import ambient, logs, site
+from bridge import ambient, cosigning, logs, site, witnesses
 from bridge.access import Access, Role
 from bridge.cli.opened import JsonOption, SiteOption, opened, os_user, print_json, print_table
-from bridge.errors import NotFound
+from bridge.errors import NotFound, SettingsError
 from bridge.home import create, database_of
 from bridge.peers import dicom
 from bridge.rooms import Rooms
@@ -138,12 +138,17 @@ def status(site_: SiteOption = None, json_: JsonOption = False) -> None:
         counts = {str(state): n for state, n in story.counts(connection).items()}
         size = rooms.record.log.size()
         waiting = rooms.files.waiting()
+        told = witnesses.seen(rooms.site, size, rooms.now())
     if json_:
-        print_json({"studies": counts, "ledger_size": size, "inbox": waiting})
+        asked = {one.name: one.state for one in told.lines}
+        print_json({"studies": counts, "ledger_size": size, "inbox": waiting,
+                    "witnessed_size": told.witnessed, "witnesses": asked})  # fmt: skip
         return
     print_table(["state", "studies"], [[s, str(n)] for s, n in sorted(counts.items())],
                 "no study was received yet")  # fmt: skip
     typer.echo(f"ledger: {size} leaves published; inbox: {waiting} files to index")
+    for line in told.lines:
+        typer.echo(f"witness {line.name}: {line.state}: {line.words}")
 
 
 def doctor(site_: SiteOption = None, json_: JsonOption = False) -> None:
@@ -177,6 +182,23 @@ def _ports(settings: site.Site) -> Iterator[tuple[str, bool, str]]:
                 yield f"port {what} {port}", True, "free; `radseal serve` opens it"
 
 
+def _as_witness(folder: Path) -> tuple[str, bool, str]:
+    """Say whether the witness that this site is for others opens, and saw no log split."""
+    try:
+        cosigner = cosigning.open_witness(folder)
+    except SettingsError as error:
+        return "our witness", False, str(error)
+    try:
+        kept = cosigner.kept()
+    finally:
+        cosigner.close()
+    split = [one.origin for one in kept if one.split is not None]
+    words = f"cosigns {len(cosigning.trusted(folder))} logs, has seen {len(kept)}"
+    if split:
+        words = f"{split[0]} has signed two histories: radseal witness list {folder} --json"
+    return "our witness", not split, words
+
+
 def _checks(rooms: Rooms) -> Iterator[tuple[str, bool, str]]:
     settings = rooms.site
     free = shutil.disk_usage(settings.folder).free // 2**20
@@ -191,6 +213,10 @@ def _checks(rooms: Rooms) -> Iterator[tuple[str, bool, str]]:
     except LedgerError as error:
         fresh = rooms.record.log.size() == 0
         yield "ledger", fresh, "nothing published yet" if fresh else f"{error}"
+    for line in witnesses.seen(settings, rooms.record.log.size(), rooms.now()).lines:
+        yield f"witness {line.name}", line.ok, line.words
+    if settings.witness_folder is not None:
+        yield _as_witness(settings.witness_folder)
     with reading(rooms.database) as connection:
         active = catalog.list_models(connection, "active")
     yield (

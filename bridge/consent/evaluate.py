@@ -16,7 +16,7 @@ No words of a decision name a person: they hold codes, positions and policy name
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -28,7 +28,7 @@ from bridge.consent.policy import Answer, Combine, Policy
 from bridge.consent.purposes import Coding, known
 from bridge.consent.request import Request
 
-__all__ = ["Decision", "Request", "Verdict", "decide", "evaluate"]
+__all__ = ["Decision", "Request", "Verdict", "decide", "evaluate", "strictest"]
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,19 @@ def decide(request: Request, documents: Sequence[Document], policy: Policy | Non
     verb = "permits" if default == "permit" else "denies"
     words = f"the policy {policy.id} {verb} {_name(request.purpose)}: {_SILENCE[silent]}"
     return Decision(default, "policy", silent, words, (), until, policy_id)
+
+
+def strictest(answers: Sequence[Decision]) -> tuple[int, Decision]:
+    """Join the answers for each patient that a study is of: (whose it is, the answer).
+
+    The first that does not permit holds for all. A permit of all is the first one's, and holds
+    until the first of them may end.
+    """
+    for index, one in enumerate(answers):
+        if one.decision != "permit":
+            return index, one
+    ends = [one.valid_until for one in answers if one.valid_until]
+    return 0, replace(answers[0], valid_until=min(ends, default=None))
 
 
 def evaluate(document: Document, request: Request) -> Verdict:

@@ -310,7 +310,20 @@ def _prove(demo: _Demo, rooms: Rooms, told: StudyStory) -> bool:
         last = (done.stdout.strip().splitlines() or ["no answer"])[-1]
         demo.say(f"{what} verified offline: {last}" if done.returncode == 0 else f"{what}: {last}")
         good &= done.returncode == 0
+    good &= _verify_file(demo, report.sop_instance_uid, keys)
     return good and len(arrived) == len(made)
+
+
+def _verify_file(demo: _Demo, sop_instance_uid: str, keys: str) -> bool:
+    """Verify the SR as the PACS holds it: a process of its own, that file and the keys."""
+    file = demo.folder / "sr.dcm"
+    file.write_bytes(demo.pacs.received[sop_instance_uid])
+    done = subprocess.run(
+        [sys.executable, "-m", "bridge", "verify", str(file), "--vkey", keys],
+        capture_output=True, text=True, check=False, cwd=Path(signature.__file__).parents[1],
+    )  # fmt: skip
+    demo.say(f"\nthe SR out of the PACS, from its file alone: {done.stdout or done.stderr}")
+    return done.returncode == 0
 
 
 def _where_next(demo: _Demo, *, keep: bool) -> None:

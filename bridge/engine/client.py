@@ -7,7 +7,7 @@ cancelled or dead one and would put it back into an internal queue without limit
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -29,6 +29,11 @@ TOPIC = "wake"
 ROUTINE = 100
 _DEAD = ["ERROR", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"]
 _OVER = ["SUCCESS", "CANCELLED"]
+_UNFINISHED = ["ENQUEUED", "DELAYED", "PENDING"]
+_KEPT = {
+    "workflow_status", "workflow_input", "workflow_output", "operation_outputs", "notifications",
+    "workflow_events", "workflow_events_history", "streams",
+}  # fmt: skip
 _BATCH = 500
 
 
@@ -241,6 +246,37 @@ class EngineClient:
                 return count
             self._desk.delete_workflows([one.workflow_id for one in listed])
             count += len(listed)
+
+    def stop(self, prefixes: Sequence[str]) -> None:
+        """Cancel every unfinished workflow whose id begins so; see `cancel`."""
+        for prefix in prefixes:
+            listed = self._desk.list_workflows(
+                workflow_id_prefix=prefix, status=_UNFINISHED, load_input=False, load_output=False
+            )
+            if listed:
+                self._desk.cancel_workflows([one.workflow_id for one in listed])
+
+    def forget(self, prefixes: Sequence[str]) -> None:
+        """Delete what is kept of the workflows whose ids begin so, as if they had never been.
+
+        Stop them first and wait for their steps; a step that still runs fails when it ends.
+        """
+        tables = self._desk._sys_db.tables
+        payload = (tables.workflow_input, tables.workflow_output, tables.operation_outputs)
+        with self._database.begin() as connection:
+            self._desk._sys_db._apply_caller_schema(connection)
+            for table in (*payload, tables.workflow_status):  # what else there is goes with it
+                for prefix in prefixes:
+                    mine = table.c.workflow_uuid.startswith(prefix, autoescape=True)
+                    connection.execute(sa.delete(table).where(mine))
+
+    def tables(self) -> list[str]:
+        """Name the engine's tables as SQL calls them, for whoever rewrites them."""
+        inspector = sa.inspect(self._database)
+        sqlite = self._database.dialect.name == "sqlite"
+        schema = None if sqlite else self._desk._sys_db.schema
+        names = [name for name in inspector.get_table_names(schema=schema) if name in _KEPT]
+        return [name if schema is None else f"{schema}.{name}" for name in names]
 
     @property
     def _database(self) -> sa.Engine:

@@ -411,7 +411,7 @@ class Ward:
     def artifacts(self) -> dict[str, str]:
         """Return {SOPInstanceUID: digest of the stored dataset} of everything composed."""
         found = {}
-        for path in (self.folder / "artifacts").rglob("*.dcm"):
+        for path in sorted((self.folder / "artifacts").rglob("*.dcm")):  # HASH.sent.dcm is sent
             data = path.read_bytes()
             uid = str(dcmread(BytesIO(data), stop_before_pixels=True).SOPInstanceUID)
             found[uid] = dataset_digest(data)

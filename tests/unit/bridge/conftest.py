@@ -33,6 +33,12 @@ def paper() -> ModuleType:
     return _by_path("paper_house", _TESTS / "paper_house.py")
 
 
+@pytest.fixture(scope="session")
+def results() -> ModuleType:
+    """The module tests/paper_results.py."""
+    return _by_path("paper_results", _TESTS / "paper_results.py")
+
+
 @pytest.fixture
 def new_site(tmp_path: Path) -> Iterator[Callable[..., Any]]:
     """Make the test's site: `new_site(toml)` gives a Bench."""

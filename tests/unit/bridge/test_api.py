@@ -17,8 +17,10 @@ from PIL import Image
 from bridge.access import GRANTS, Permission, Role
 from bridge.api.app import create_app
 from bridge.api.doors import Requires, RequiresForm
-from bridge.api.rooms import Check
+from bridge.api.rooms import Check, LogFacts, WitnessLine
 from bridge.api.wire import BODY_LIMIT
+from ledger.errors import StorageFailed
+from ledger.witness import SIZE_TYPE, Reply
 
 PAGE = {"Accept": "text/html,application/xhtml+xml"}
 DATA = {"Accept": "application/json"}
@@ -78,7 +80,7 @@ def all_routes(app) -> list:
 
 
 def test_each_route_declares_exactly_one_permission(rooms):
-    routes = all_routes(create_app(rooms))
+    routes = all_routes(create_app(rooms, cosigner=PaperWitness()))
     assert len(routes) > 20
     for route in routes:
         assert isinstance(route, APIRoute), f"{route!r} is not a route with a permission"
@@ -86,14 +88,31 @@ def test_each_route_declares_exactly_one_permission(rooms):
         assert len(held) == 1, f"{route.path} declares {len(held)} permissions"
 
 
+# The link that signs in is single-use; a log's signature authorises what a witness is sent.
+AUTHORISED_OTHERWISE = {"/login", "/witness/add-checkpoint"}
+
+
+class PaperWitness:
+    """Says what it was asked, as a cosigner would."""
+
+    def add_checkpoint(self, body, time):  # noqa: ARG002
+        if body == b"full":
+            raise StorageFailed
+        return Reply(409, f"{len(body)}\n", SIZE_TYPE)
+
+    def checkpoint(self, address):
+        return "cosigned\n" if address == "a" * 64 else None
+
+
 def test_whatever_changes_something_asks_for_the_form_of_a_page_of_ours(rooms):
-    for route in all_routes(create_app(rooms)):
-        if route.methods - {"GET", "HEAD"} and route.path != "/login":
+    for route in all_routes(create_app(rooms, cosigner=PaperWitness())):
+        if route.methods - {"GET", "HEAD"} and route.path not in AUTHORISED_OTHERWISE:
             assert isinstance(permissions_of(route)[0], RequiresForm), route.path
 
 
 def test_anonymous_reaches_only_what_the_design_opens(client, paper):
     opened = {"/health/live", "/health/ready", "/ledger/checkpoint", "/login", "/"}
+    opened |= {"/ledger/checkpoint.witnessed"}
     opened |= {"/login/{secret}", "/static/{name}"}
     for route in all_routes(client.app):
         path = re.sub(r"\{(\w+)(:path)?\}", _example(paper), route.path)
@@ -443,3 +462,56 @@ def test_vendored_files_are_what_the_list_says():
     for name, digest in re.findall(r"^\| (\S+\.js) \|.*\| ([0-9a-f]{64}) \|$", table, re.M):
         assert hashlib.sha256((STATIC / name).read_bytes()).hexdigest() == digest
     assert table.count(".min.js |") == len(list(STATIC.glob("*.min.js")))
+
+
+def test_a_house_that_is_no_witness_has_no_such_routes(client):
+    assert client.post("/witness/add-checkpoint", content=b"x").status_code == 404
+    assert client.get(f"/witness/{'a' * 64}/checkpoint").status_code == 404
+
+
+def test_a_witness_answers_anybody_in_the_words_of_the_protocol(rooms):
+    with TestClient(create_app(rooms, cosigner=PaperWitness())) as client:
+        for kind in ("text/plain", "application/json", "application/x-www-form-urlencoded"):
+            answer = client.post(
+                "/witness/add-checkpoint", content=b"old 1\n", headers={"Content-Type": kind}
+            )
+            assert (answer.status_code, answer.text) == (409, "6\n")
+            assert answer.headers["content-type"] == "text/x.tlog.size"
+        failed = client.post("/witness/add-checkpoint", content=b"full")
+        assert (failed.status_code, failed.text) == (
+            503, "the witness cannot answer now, try again\n",
+        )  # fmt: skip
+        too_long = client.post("/witness/add-checkpoint", content=b"x" * (BODY_LIMIT + 1))
+        assert too_long.status_code == 413
+        shown = client.get(f"/witness/{'a' * 64}/checkpoint")
+        assert (shown.status_code, shown.text) == (200, "cosigned\n")
+        assert shown.headers["content-type"] == "text/plain; charset=utf-8"
+        assert client.get(f"/witness/{'b' * 64}/checkpoint").status_code == 404
+        assert client.get("/witness/add-checkpoint").status_code in (404, 405)
+
+
+def test_the_ledgers_page_and_its_twin(client, rooms):
+    rooms.log_facts = LogFacts(
+        12, 9, (WitnessLine("north", "ok", True, "cosigned"),
+                WitnessLine("south", "split", False, "another <history>")),
+    )  # fmt: skip
+    auditor = bearer(rooms, Role.AUDITOR)
+    page = client.get("/ledger", headers={**auditor, **PAGE})
+    assert page.status_code == 200
+    assert "another &lt;history&gt;" in page.text
+    assert "<strong>split</strong>" in page.text
+    twin = client.get("/ledger.json", headers=auditor).json()
+    assert (twin["size"], twin["witnessed"]) == (12, 9)
+    assert [one["name"] for one in twin["witnesses"]] == ["north", "south"]
+    rooms.log_facts = LogFacts(12, 0)
+    assert "No witness is asked" in client.get("/ledger", headers={**auditor, **PAGE}).text
+
+
+def test_an_alarm_of_a_witness_is_seen_and_is_no_reason_to_be_not_ready(client, rooms):
+    assert "witnesses" not in client.get("/health/ready").json()
+    rooms.log_facts = LogFacts(2, 1, (WitnessLine("north", "ok", True, "w"),))
+    assert client.get("/health/ready").json()["witnesses"] == "ok"
+    rooms.log_facts = LogFacts(2, 1, (WitnessLine("north", "split", False, "w"),))
+    answer = client.get("/health/ready")
+    assert (answer.status_code, answer.json()["witnesses"]) == (200, "alarm")
+    assert "north" not in answer.text

@@ -176,7 +176,7 @@ def test_receipt_and_verify(radseal, lived, tmp_path):
 
 @pytest.mark.parametrize("key", ["rubbish", "a+b+c", ""])
 def test_a_vkey_that_is_none_is_wrong_use_or_a_refusal(radseal, lived, key):
-    said = radseal("verify", lived.settings.folder / "ledger", "--vkey", key, code=1)
+    said = radseal("verify", lived.settings.folder / "ledger", "--vkey", key, code=2)
     assert said.err.startswith("radseal: ")
 
 

@@ -22,12 +22,15 @@ import sqlalchemy
 from bench import Bench, HandClock, images
 
 from bridge import close, compose, deliver, follow, infer, site
+from bridge.audit.file import verify_file
 from bridge.engine import EngineClient
 from bridge.files import Files
 from bridge.home import open_rooms, publish
 from bridge.peers import dicom
 from bridge.study import StudyState
 from ledger.log import Log
+from ledger.policy import of_keys
+from ledger.verify import read_vkeys
 from models import sandbox, tasks
 from models.errors import RunFailed
 
@@ -90,6 +93,7 @@ def windows(monkeypatch: pytest.MonkeyPatch) -> Windows:
     made = Windows()
     monkeypatch.setattr(Log, "append", made.after(Log.append))
     monkeypatch.setattr(Files, "keep_artifact", made.after(Files.keep_artifact))
+    monkeypatch.setattr(Files, "keep_stamped", made.after(Files.keep_stamped))
     monkeypatch.setattr(Files, "settle", made.after(Files.settle))
     monkeypatch.setattr(Files, "clear", made.after(Files.clear))
     monkeypatch.setattr(dicom, "store", made.store)
@@ -185,6 +189,12 @@ def _judge(desk: Bench, windows: Windows) -> None:
     assert len(windows.received) == 6
     assert all(len(set(digests)) == 1 for digests in windows.received.values())
     assert len(desk.rows("artifacts")) == 6
+    policy = of_keys(read_vkeys((desk.settings.folder / "ledger.vkey").read_text()))
+    for row in desk.rows("artifacts"):
+        data = desk.sent(row).read_bytes()
+        assert windows.received[row.sop_instance_uid][0] == hashlib.sha256(data).hexdigest()
+        assert verify_file(desk.sent(row), policy).changed == ()
+    assert not list(desk.rooms.files.artifacts.rglob("*.part"))
     assert desk.study(UID).state is StudyState.DELIVERED
     assert len(desk.rows("generations")) == 2
 

@@ -67,7 +67,7 @@ def test_everything_but_name_and_origin_has_a_default(site, tmp_path):
         (HEAD + '[consent]\nunidentified = "maybe"\n', "consent.unidentified", "'deny' or"),
         (HEAD + '[consent]\npolicy = "none"\n', "consent.policy", "opt-out-treatment"),
         (HEAD + '[consent]\npurpose = "TREATSD"\n', "consent.purpose", "TREATDS"),
-        (HEAD + '[ledger]\nwitnesses = ["x"]\n', "ledger", "leave it empty"),
+        (HEAD + "[ledger]\nwitness_lag_minutes = 0\n", "witness_lag_minutes", "greater than 0"),
         (HEAD + SOURCE.replace("CT1", " "), "sources.0.ae_title", "AE title"),
         (HEAD + SOURCE.replace('"ct1"', '"CT 1"'), "sources.0.name", "lower case"),
         (HEAD + SOURCE + SOURCE, "sources", "used twice"),
