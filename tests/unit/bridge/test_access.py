@@ -63,7 +63,13 @@ def test_who_may_do_what_that_matters():
     ],
 )
 def test_what_an_anonymous_reader_may_fetch(public, opened):
-    always = {Permission.HEALTH, Permission.SIGN_IN, Permission.CHECKPOINT_READ}
+    always = {
+        Permission.HEALTH,
+        Permission.SIGN_IN,
+        Permission.CHECKPOINT_READ,
+        Permission.WITNESS_SUBMIT,  # the routes of these two exist only where a witness does
+        Permission.WITNESS_READ,
+    }
     assert anonymous(public).grants == always | opened
 
 

@@ -1,7 +1,7 @@
 """The ledger's speed: durable appends, proofs, and what the disk allows.
 
-    python tests/benchmarks/ledger.py
-    python tests/benchmarks/ledger.py --seconds 2 --sizes 1000000 --store sqlite --json out.json
+    python tests/benchmarks/log.py
+    python tests/benchmarks/log.py --seconds 2 --sizes 1000000 --store sqlite --json out.json
 
 Appends: threads that each call `Log.append` and wait, while one more thread publishes a signed
 checkpoint every 200 ms, as `radseal serve` does. What an append waits for is the disk, so the
@@ -33,9 +33,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-# This folder goes last: the package `ledger` is meant below, not this file.
-sys.path[:1] = [str(Path(__file__).resolve().parents[1])]
-sys.path.append(str(Path(__file__).resolve().parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import paper_log as paper
 import servers
