@@ -10,27 +10,19 @@ leaves take 8 GB of disk and a quarter of an hour.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-_FORGER = Path(__file__).resolve().parent.parent / "forger.py"
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import forger
+
 _AT_ONCE = 65_536
-
-
-def _forger() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("forger", _FORGER)
-    if spec is None or spec.loader is None:
-        raise ImportError(_FORGER)
-    module = sys.modules["forger"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def _put(folder: Path, name: str, data: bytes) -> None:
@@ -41,7 +33,6 @@ def _put(folder: Path, name: str, data: bytes) -> None:
 
 def write_log(folder: Path, size: int) -> list[str]:
     """Write a lawful log of exactly `size` leaves; its vkeys. Memory: 32 bytes a leaf."""
-    forger = _forger()
     log = forger.Forger().open()
     hashes: list[bytes] = []
     bundles, studies = 0, 0
@@ -67,15 +58,11 @@ def write_log(folder: Path, size: int) -> list[str]:
             if len(part) == 256:
                 above.append(forger.mth(part))
         row, level = above, level + 1
-    body = f"{log.origin}\n{size}\n{forger.text(_root(forger, hashes))}\n"
+    body = f"{log.origin}\n{size}\n{forger.text(forger.mth(hashes))}\n"
     at = int(log.now.timestamp()) + 1
     note = body + "\n" + "".join(key.line(body, at) for key in (forger.ED, forger.ML))
     (folder / "checkpoint").write_text(note)
     return list(forger.VKEYS)
-
-
-def _root(forger: ModuleType, hashes: list[bytes]) -> bytes:
-    return bytes(forger.mth(hashes))
 
 
 def measure(folder: Path, vkeys: list[str]) -> dict[str, Any]:

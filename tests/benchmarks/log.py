@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib.util
 import json
 import os
 import random
@@ -35,6 +34,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import audit
 import paper_log as paper
 import servers
 import tall_log as tall
@@ -292,14 +292,8 @@ def proofs(folder: Path, size: int, seconds: float, progress: Progress) -> Itera
 
 def audited(leaves: int) -> Result | None:
     """What tests/benchmarks/audit.py says, with schema and trace rules."""
-    program = Path(__file__).with_name("audit.py")
-    if not program.exists() or not leaves:
+    if not leaves:
         return None
-    spec = importlib.util.spec_from_file_location("audit_benchmark", program)
-    assert spec is not None
-    assert spec.loader is not None
-    audit = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(audit)
     with tempfile.TemporaryDirectory() as folder:
         found = audit.measure(Path(folder), audit.write_log(Path(folder), leaves))
     memory = f"{found['most'] / 1e6:,.0f} MB at most"
