@@ -67,9 +67,8 @@ def write_log(folder: Path, size: int) -> list[str]:
 
 def measure(folder: Path, vkeys: list[str]) -> dict[str, Any]:
     """Verify in a process of its own; leaves, seconds of its CPU, largest memory in bytes."""
-    # -P: this folder has a ledger.py of its own.
     done = subprocess.run(
-        [sys.executable, "-P", __file__, "--inside", str(folder), json.dumps(vkeys)],
+        [sys.executable, __file__, "--inside", str(folder), json.dumps(vkeys)],
         stdout=subprocess.PIPE, text=True, check=True,
     )  # fmt: skip
     found: dict[str, Any] = json.loads(done.stdout)
