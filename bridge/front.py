@@ -9,7 +9,7 @@ from datetime import datetime
 from prometheus_client import generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
-from bridge import acts, ambient, metrics, witnesses
+from bridge import acts, ambient, metrics
 from bridge.access import Access, Principal
 from bridge.api.rooms import (
     Act,
@@ -28,6 +28,7 @@ from bridge.store import arrivals, story, work
 from bridge.store.database import reading
 from bridge.store.people import People
 from bridge.study import StudyStory, is_uid_as_sent
+from bridge.witnessing import witnesses
 from ledger.errors import LedgerError
 
 __all__ = ["Front"]

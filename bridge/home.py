@@ -12,14 +12,11 @@ import sqlalchemy
 from bridge import ambient, quorum
 from bridge.ambient import Clock
 from bridge.catalog import Catalog
-from bridge.ended import Ended, all_ended, number_of_log, store_of, under_way
 from bridge.engine import Engine, EngineClient
 from bridge.errors import SettingsError, WrongUse
 from bridge.files import Files, fsync_folder
-from bridge.record import Recorder
-from bridge.report.identity import Gateway
-from bridge.rooms import Rooms
-from bridge.signing import (
+from bridge.origins.ended import Ended, all_ended, number_of_log, store_of, under_way
+from bridge.origins.signing import (
     Pair,
     announced,
     folder_of,
@@ -28,6 +25,9 @@ from bridge.signing import (
     rotation_leaves,
     write_secret,
 )
+from bridge.record import Recorder
+from bridge.report.identity import Gateway
+from bridge.rooms import Rooms
 from bridge.site import Site, read
 from bridge.store.database import migrate, open_engine
 from bridge.vault import Vault, new_site_key

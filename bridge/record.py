@@ -16,7 +16,7 @@ from typing import Any
 
 from bridge import commitments as keys
 from bridge.commitments import StudyKey
-from bridge.lineage import Lineage
+from bridge.origins.lineage import Lineage
 from bridge.vault import Vault
 from ledger import leaf, merkle
 from ledger.bodies import PREVIOUS
@@ -90,7 +90,7 @@ class Recorder:
     ) -> str:
         """Append a leaf durably and return its hash in base64; the same `idem` is said once.
 
-        What an earlier log of this site holds is carried over, not said anew (`bridge.lineage`).
+        What an earlier log of this site holds is carried over, not said anew: `origins/lineage.py`.
         """
         known = self.lineage.said(kind, idem)
         if known is not None:

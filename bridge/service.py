@@ -28,10 +28,11 @@ from typing import IO
 import sqlalchemy
 import uvicorn
 
-from bridge import ambient, cosigning, erase, in_force, logs, metrics, pipeline, quorum, witnesses
+from bridge import ambient, in_force, logs, metrics, pipeline, quorum
 from bridge.api.app import create_app
 from bridge.api.wire import AccessLine
 from bridge.engine import Engine
+from bridge.erasure import erase
 from bridge.errors import RadsealError, Refused, SettingsError, WrongUse
 from bridge.front import Front
 from bridge.header import same_pixel_bytes
@@ -41,7 +42,8 @@ from bridge.report.errors import ReportError
 from bridge.rooms import Rooms
 from bridge.site import Site
 from bridge.turns import Busy
-from bridge.witnesses import Witnesses
+from bridge.witnessing import cosigning, witnesses
+from bridge.witnessing.witnesses import Witnesses
 from ledger.cosigner import Cosigner
 from ledger.errors import LedgerError, SecondSequencer
 from ledger.sequencer import Sequencer

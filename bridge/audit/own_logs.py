@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bridge import ended
 from bridge.errors import NotFound, SettingsError
+from bridge.origins import ended
 from ledger.errors import LedgerError, VerifyError
 from ledger.policy import NO_QUORUM, Policy
 from ledger.rebuild import Progress

@@ -9,8 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
-from bridge import ambient, erase
+from bridge import ambient
 from bridge.cli.opened import JsonOption, SiteOption, opened, os_user, print_json, print_table
+from bridge.erasure import erase
 from bridge.errors import WrongUse
 from bridge.rooms import Rooms
 from bridge.store.erasure_requests import RequestRow

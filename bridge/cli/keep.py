@@ -11,16 +11,17 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-from bridge import ambient, rotation, site, succession
-from bridge.backup import back_up
+from bridge import ambient, site
 from bridge.cli.opened import JsonOption, SiteOption, opened, os_user, print_json, print_table
-from bridge.ended import all_ended, store_of, under_way
+from bridge.continuity import rotation, succession
+from bridge.continuity.backup import back_up
+from bridge.continuity.restore import Plan, Restored
+from bridge.continuity.restore import restore as restore_site
+from bridge.continuity.tar import Progress as Counted
 from bridge.errors import Refused, SettingsError, WrongUse
-from bridge.published import Standing, compare, fetch
-from bridge.restore import Plan, Restored
-from bridge.restore import restore as restore_site
+from bridge.origins.ended import all_ended, store_of, under_way
+from bridge.origins.published import Standing, compare, fetch
 from bridge.site import Site
-from bridge.tar import Progress as Counted
 from ledger.checkpoint import Checkpoint
 from ledger.log import Log
 from ledger.verify import read_vkeys

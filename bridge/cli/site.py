@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from bridge import ambient, cosigning, logs, site, witnesses
+from bridge import ambient, logs, site
 from bridge.access import Access, Role
 from bridge.cli.opened import JsonOption, SiteOption, opened, os_user, print_json, print_table
 from bridge.errors import NotFound, SettingsError
@@ -22,6 +22,7 @@ from bridge.service import Service, serve, work
 from bridge.store import catalog, story
 from bridge.store.database import migrate, reading
 from bridge.store.people import People
+from bridge.witnessing import cosigning, witnesses
 from ledger.errors import LedgerError
 from ledger.verify import read_vkeys, verify_log
 from models import sandbox

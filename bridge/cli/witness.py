@@ -7,14 +7,15 @@ from typing import Annotated, Any
 
 import typer
 
-from bridge import ambient, cosigning, logs, quorum
+from bridge import ambient, logs, quorum
 from bridge.api import alone
 from bridge.api.wire import AccessLine
 from bridge.api.witness import PREFIX
 from bridge.cli.opened import JsonOption, print_json, print_table
 from bridge.errors import WrongUse
 from bridge.home import VERSION
-from bridge.standing import when
+from bridge.witnessing import cosigning
+from bridge.witnessing.standing import when
 from ledger import note
 from ledger.errors import LedgerError
 from ledger.verify import read_vkeys

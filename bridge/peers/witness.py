@@ -2,7 +2,8 @@
 
 A witness is a stranger: it may be down, slow by design, endless or false. The whole exchange has
 one time limit, so an answer that comes byte by byte ends too; bodies are cut off; no redirect is
-followed. Outcomes are values, as with every peer. What an answer means, `bridge.witnesses` says.
+followed. Outcomes are values, as with every peer. What an answer means,
+`bridge.witnessing.witnesses` says.
 """
 
 from __future__ import annotations

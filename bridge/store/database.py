@@ -53,7 +53,7 @@ def open_engine(url: str) -> Engine:
         cursor.execute("PRAGMA synchronous=FULL")
         cursor.execute(f"PRAGMA busy_timeout={_BUSY_MS}")
         cursor.execute("PRAGMA foreign_keys=ON")
-        cursor.execute("PRAGMA secure_delete=ON")  # a row that goes is overwritten (bridge.erase)
+        cursor.execute("PRAGMA secure_delete=ON")  # a row that goes is overwritten (bridge.erasure)
         cursor.close()
 
     @event.listens_for(engine, "begin")

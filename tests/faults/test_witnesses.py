@@ -23,9 +23,9 @@ import pytest
 import servers
 import ward as w
 
-from bridge import cosigning, standing
 from bridge.engine import EngineClient
 from bridge.home import create, open_rooms
+from bridge.witnessing import cosigning, standing
 from ledger import leaf, note
 from ledger.checkpoint import Checkpoint
 from ledger.errors import MalformedNote

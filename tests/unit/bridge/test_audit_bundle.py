@@ -16,13 +16,14 @@ from bench import ANNA, BERT, NOBODY, changed, consent, every, images
 from pydicom import dcmread
 from typer.testing import CliRunner
 
-from bridge import acts, ambient, grant, permit, site, succession
+from bridge import acts, ambient, grant, permit, site
 from bridge.audit import bundle, disclose, gather, reexecute
 from bridge.audit import export as export_module
 from bridge.audit.export import Wish, export
 from bridge.cli import app
 from bridge.consent.document import parse
 from bridge.consent.policy import POLICIES
+from bridge.continuity import succession
 from bridge.engine import EngineClient
 from bridge.errors import NotFound, RadsealError, Refused, StorageFull, WrongUse
 from bridge.home import open_rooms, publish

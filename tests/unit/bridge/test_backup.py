@@ -15,13 +15,14 @@ from pathlib import Path
 import bench
 import pytest
 
-from bridge import compose, deliver, restore, site
-from bridge.backup import back_up
+from bridge import compose, deliver, site
+from bridge.continuity import restore
+from bridge.continuity.backup import back_up
+from bridge.continuity.restore import Plan
 from bridge.engine import EngineClient
 from bridge.errors import NotFound, Refused, StorageFull, WrongUse
 from bridge.home import open_rooms, publish
-from bridge.published import Standing
-from bridge.restore import Plan
+from bridge.origins.published import Standing
 from bridge.store import story
 from bridge.store.database import open_engine, reading
 from ledger.tiles import WIDTH
@@ -368,7 +369,7 @@ def test_the_files_of_another_site_are_not_mixed_in(desk, tmp_path):
 
 
 def test_a_disk_that_fills_up_leaves_no_backup(desk, tmp_path, monkeypatch):
-    from bridge import tar
+    from bridge.continuity import tar
 
     publish(desk.rooms)
     put, left = tar.Writer._put, [3]
@@ -397,7 +398,7 @@ def test_a_site_of_rows_elsewhere_is_refused(desk, tmp_path):
 
 
 def test_ended_logs_go_along(desk, tmp_path):
-    from bridge import succession
+    from bridge.continuity import succession
 
     uid, run = composed(desk)
     compose.compose(desk.rooms, run)

@@ -11,9 +11,10 @@ from datetime import UTC, datetime
 import pytest
 from fastapi.testclient import TestClient
 
-from bridge import cli, cosigning, quorum
+from bridge import cli, quorum
 from bridge.api import alone
 from bridge.errors import Refused, SettingsError, WrongUse
+from bridge.witnessing import cosigning
 from ledger import merkle, note, witness
 from ledger.checkpoint import Checkpoint
 from ledger.policy import Policy

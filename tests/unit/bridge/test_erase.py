@@ -1,4 +1,4 @@
-"""bridge.erase: two people, then nothing of the patient is left, whatever crashes on the way."""
+"""bridge.erasure: two people, then nothing of the patient is left, whatever crashes on the way."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ import pytest
 import sqlalchemy
 from bench import ANNA, BERT, NOBODY, Bench, HandClock, changed, consent, every, images
 
-from bridge import acts, ambient, erase, erasing, grant, permit, site, turns
+from bridge import acts, ambient, grant, permit, site, turns
 from bridge.consent.document import parse
 from bridge.engine import EngineClient
-from bridge.erasing import Whose
+from bridge.erasure import erase, erasing
+from bridge.erasure.erasing import Whose
 from bridge.errors import NotFound, Refused, WrongUse
 from bridge.files import Files
 from bridge.home import open_rooms

@@ -11,7 +11,7 @@ import pytest
 from bridge import site
 from bridge.errors import NotFound, Refused, WrongUse
 from bridge.home import create, open_rooms, publish
-from bridge.published import Standing, compare, fetch
+from bridge.origins.published import Standing, compare, fetch
 from ledger.checkpoint import Checkpoint
 from ledger.verify import read_vkeys
 

@@ -12,11 +12,13 @@ from pathlib import Path
 import bench
 import pytest
 
-from bridge import compose, deliver, ended, grant, rotation, site, succession
+from bridge import compose, deliver, grant, site
 from bridge.consent.document import parse
+from bridge.continuity import rotation, succession
 from bridge.engine import EngineClient
 from bridge.errors import SettingsError, WrongUse
 from bridge.home import create, open_rooms, publish
+from bridge.origins import ended
 from ledger import leaf
 from ledger.checkpoint import Checkpoint
 from ledger.errors import SignatureInvalid, StorageFailed

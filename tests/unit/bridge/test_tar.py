@@ -1,4 +1,4 @@
-"""bridge.tar: a backup's file is whole or not there; hostile and damaged ones are refused."""
+"""bridge.continuity.tar: a backup is whole or not there; hostile and damaged ones are refused."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bridge import tar
+from bridge.continuity import tar
 from bridge.errors import Refused, StorageFull, WrongUse
 
 FILES = {

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from bridge import quorum, standing, witnesses
+from bridge import quorum
 from bridge.peers.witness import Answer, NoAnswer
-from bridge.standing import State
-from bridge.witnesses import WITNESSED, Outside, Witnesses
+from bridge.witnessing import standing, witnesses
+from bridge.witnessing.standing import State
+from bridge.witnessing.witnesses import WITNESSED, Outside, Witnesses
 from ledger import cosigner, leaf, note
 from ledger.checkpoint import Checkpoint
 from ledger.cosigner import Cosigner

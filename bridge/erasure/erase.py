@@ -1,6 +1,6 @@
 """Erasing a patient is an act of two people: one asks, another confirms within a day.
 
-Here is who may; `bridge.erasing` does it. On the command line both are asserted: the leaf names
+Here is who may; `erasing.py` does it. On the command line both are asserted: the leaf names
 them and the account that confirmed, no signature proves them (design §4.13).
 """
 
@@ -10,8 +10,8 @@ import re
 from collections.abc import Sequence
 from datetime import timedelta
 
-from bridge import erasing
-from bridge.erasing import Whose
+from bridge.erasure import erasing
+from bridge.erasure.erasing import Whose
 from bridge.errors import NotFound, Refused, WrongUse
 from bridge.rooms import Rooms
 from bridge.store import erasure_requests

@@ -25,14 +25,14 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from bridge.ended import number_of_log, place, under_way
+from bridge.continuity.tar import Progress, Writer, writing
 from bridge.errors import Refused, WrongUse
 from bridge.home import VERSION, database_of
 from bridge.logstore import head_in
+from bridge.origins.ended import number_of_log, place, under_way
 from bridge.site import Site
 from bridge.store import arrivals, copies
 from bridge.store.database import open_engine, reading
-from bridge.tar import Progress, Writer, writing
 from ledger import leaf
 from ledger.log import read_tile
 from ledger.store import Head, SqliteStore

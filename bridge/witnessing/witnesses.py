@@ -17,12 +17,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
-from bridge import ambient, logs, metrics, standing
+from bridge import ambient, logs, metrics
 from bridge.peers.witness import Answer, NoAnswer, ask
 from bridge.quorum import Partner, asked, of_site, partners
 from bridge.record import Recorder
 from bridge.site import Ledger, Site
-from bridge.standing import Board, Overview, Standing, State
+from bridge.witnessing import standing
+from bridge.witnessing.standing import Board, Overview, Standing, State
 from ledger import durable, leaf, note, witness
 from ledger.checkpoint import Checkpoint
 from ledger.errors import Malformed, MalformedNote, SignatureInvalid

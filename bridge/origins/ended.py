@@ -6,7 +6,7 @@
     ledger-closed/1/continued.json  how it ended, and what goes on: written last
     continuing.json                 the same, while `radseal ledger continue` is under way
 
-`bridge/succession.py` makes them; everybody else only reads.
+`bridge/continuity/succession.py` makes them; everybody else only reads.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 from bridge.errors import SettingsError
 from bridge.files import fsync_folder
 from bridge.logstore import PostgresStore
-from bridge.signing import write_secret
+from bridge.origins.signing import write_secret
 from bridge.site import Site
 from ledger.log import Log
 from ledger.store import SqliteStore

@@ -9,10 +9,10 @@ command again.
 from __future__ import annotations
 
 from bridge import ambient
-from bridge.ended import number_of_log
 from bridge.errors import Refused
+from bridge.origins.ended import number_of_log
+from bridge.origins.signing import Pair, drop_pair, end_overlap, folder_of, make_pair, pairs
 from bridge.rooms import Rooms
-from bridge.signing import Pair, drop_pair, end_overlap, folder_of, make_pair, pairs
 from bridge.site import Site
 from ledger.verify import open_checkpoint
 

@@ -2,7 +2,7 @@
 
 Everything happens in a folder beside the wanted one, which is renamed at the end: a restore that
 stops half-way leaves no site. A log that is behind what was published must not be appended to:
-whoever knows that says so, and the site starts with a new log (bridge/succession.py).
+whoever knows that says so, and the site starts with a new log (bridge/continuity/succession.py).
 """
 
 from __future__ import annotations
@@ -16,19 +16,20 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from bridge import site, succession, tar
-from bridge.backup import keys_file
-from bridge.ended import place, store_of
+from bridge import site
+from bridge.continuity import succession, tar
+from bridge.continuity.backup import keys_file
+from bridge.continuity.tar import Progress
 from bridge.engine import EngineClient
 from bridge.errors import NotFound, Refused, WrongUse
 from bridge.files import Files, fsync_folder
 from bridge.home import database_of
 from bridge.logstore import PostgresStore
-from bridge.published import Standing, compare, fetch
+from bridge.origins.ended import place, store_of
+from bridge.origins.published import Standing, compare, fetch
 from bridge.site import Site
 from bridge.store import copies
 from bridge.store.database import migrate
-from bridge.tar import Progress
 from bridge.vault import make_tables
 from ledger.checkpoint import Checkpoint
 from ledger.errors import LedgerError

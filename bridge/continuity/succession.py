@@ -23,7 +23,10 @@ from datetime import datetime
 from pathlib import Path
 
 from bridge import ambient, site
-from bridge.ended import (
+from bridge.errors import Refused, WrongUse
+from bridge.files import fsync_folder
+from bridge.logstore import PostgresStore, has_schema
+from bridge.origins.ended import (
     Continuation,
     number_of_log,
     origins,
@@ -32,11 +35,8 @@ from bridge.ended import (
     under_way,
     write_plan,
 )
-from bridge.errors import Refused, WrongUse
-from bridge.files import fsync_folder
-from bridge.logstore import PostgresStore, has_schema
+from bridge.origins.signing import drop_all, folder_of, make_pair, pairs, write_secret
 from bridge.record import SYSTEM
-from bridge.signing import drop_all, folder_of, make_pair, pairs, write_secret
 from bridge.site import Site
 from ledger import leaf
 from ledger.checkpoint import Checkpoint

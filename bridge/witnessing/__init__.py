@@ -1,0 +1,1 @@
+"""Witnesses: those that the log asks, and the one that a site is for others."""
