@@ -49,16 +49,17 @@ $(VENV)/bin/python:
 # Stamp files: a second run with the same locks installs nothing.
 # --no-deps, because the locks are complete (pip check says so): an older pip looks for newer
 # releases of what somebody asks for with an extra, and then refuses them for want of a hash.
+define INSTALL
+@echo '== installing $< (every file checked by its hash), then radseal itself'
+@$(PIP) install --no-deps --require-hashes -r requirements$(1).lock
+@$(PIP) install --no-deps --no-build-isolation --editable .
+@$(PIP) check
+endef
+
 $(VENV)/.runtime: requirements.lock pyproject.toml | $(VENV)/bin/python
-	@echo '== installing requirements.lock (every file checked by its hash), then radseal itself'
-	@$(PIP) install --no-deps --require-hashes -r requirements.lock
-	@$(PIP) install --no-deps --no-build-isolation --editable .
-	@$(PIP) check
+	$(call INSTALL)
 	@touch $@
 
 $(VENV)/.dev: requirements-dev.lock pyproject.toml | $(VENV)/bin/python
-	@echo '== installing requirements-dev.lock (every file checked by its hash), then radseal itself'
-	@$(PIP) install --no-deps --require-hashes -r requirements-dev.lock
-	@$(PIP) install --no-deps --no-build-isolation --editable .
-	@$(PIP) check
+	$(call INSTALL,-dev)
 	@touch $@ $(VENV)/.runtime
