@@ -78,7 +78,22 @@ def look(rooms: Rooms, whose: Whose, subject_ref: str) -> tuple[Extent, list[Lef
     """Say what the rows hold of a patient, and what of it left the house."""
     with reading(rooms.database) as connection:
         found = erasure.extent(connection, whose.patient, whose.study, subject_ref)
-        return found, erasure.left(connection, found)
+        sent = erasure.left(connection, found)
+    return found, sent + (_disclosed(rooms, subject_ref) if subject_ref else [])
+
+
+def _disclosed(rooms: Rooms, subject_ref: str) -> list[Left]:
+    """List the audit bundles that were given away; the log tells of them, no row does."""
+    lineage, alias = rooms.record.lineage, rooms.vault.alias(subject_ref)
+    said: dict[str, Left] = {}
+    for log in (lineage.log, *lineage.ended):
+        for leaf_hash, _ in log.select(type="access.disclosed", subject=alias):
+            told = leaf.parse(log.leaf(leaf_hash))
+            one = Left(
+                told["body"]["recipient"], "audit bundle", leaf.ref(leaf_hash), "", told["time"]
+            )
+            said.setdefault(told["idem"], one)
+    return list(said.values())
 
 
 def carry_out(rooms: Rooms, request_id: str, seconds: float) -> RequestRow:

@@ -75,7 +75,11 @@ class Extent:
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """A result that left the house before: which object, where to, when (UTC, ISO 8601)."""
+    """What left the house before: which object, where to, when (UTC, ISO 8601).
+
+    For an audit bundle `sop_instance_uid` is the hash of its access.disclosed leaf, and the
+    study is not said.
+    """
 
     destination: str
     kind: str

@@ -25,6 +25,7 @@ from bridge.consent.document import parse
 from bridge.consent.policy import POLICIES
 from bridge.continuity import succession
 from bridge.engine import EngineClient
+from bridge.erasure import erase
 from bridge.errors import NotFound, RadsealError, Refused, StorageFull, WrongUse
 from bridge.home import open_rooms, publish
 from ledger import archive, note
@@ -152,6 +153,20 @@ def test_words_that_do_not_fit_are_wrong_use_and_leave_no_leaf(read, changes, wo
     with pytest.raises(WrongUse, match=words):
         give(read, **changes)
     assert len(read.leaves()) == before
+
+
+def test_an_erasure_names_the_bundles_that_were_given_away(read):
+    made = give(read)
+    whose = erase.named(read.rooms, f"{ANNA.issuer}|{ANNA.id}", study=False)
+    row, _, left = erase.request(
+        read.rooms, whose, by="dr-a", account="pc1", basis=erase.BASIS, new_id=ambient.new_id()
+    )
+    bundles = [one for one in left if one.kind == "audit bundle"]
+    assert [(one.destination, one.sop_instance_uid) for one in bundles] == [
+        ("authority", made.leaves[0])
+    ]
+    done = erase.confirm(read.rooms, row.id, by="dr-b", account="pc2")
+    assert bundles[0].sop_instance_uid in {one["sop_instance_uid"] for one in done.report["left"]}
 
 
 def test_it_never_writes_over_a_file_and_knows_its_study(read):
