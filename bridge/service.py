@@ -104,6 +104,7 @@ class Service:
         self._askers: list[_Loop] = []
         self._http: uvicorn.Server | None = None
         self._sequencer: Sequencer | None = None
+        self._waits = False
         self._asking = threading.Lock()
         self._witnesses: tuple[Sequencer, Witnesses] | None = None
         self._stopping = False
@@ -181,8 +182,11 @@ class Service:
             try:
                 sequencer.__enter__()
             except SecondSequencer:
+                if not self._waits:
+                    self._waits = True
+                    self._log.info("publisher.waits", where="another process sequences the log")
                 return 1.0
-            self._sequencer = sequencer
+            self._sequencer, self._waits = sequencer, False
         try:
             if self._sequencer.sequence(ambient.now()):
                 metrics.LEAVES.set(self.rooms.record.log.size())
