@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 from pydicom import Dataset, config, dcmread
 from pydicom.datadict import tag_for_keyword
 from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.filereader import read_partial
 from pydicom.multival import MultiValue
 from pydicom.tag import BaseTag, Tag
 from pydicom.uid import DeflatedExplicitVRLittleEndian
@@ -29,7 +30,7 @@ from bridge.study import Instance, Patient, is_uid_as_sent
 
 __all__ = [
     "IDENTITY", "OWN_MARK", "UNREADABLE", "dataset_of", "dataset_sha256", "identity_of",
-    "malformed", "read_header", "read_instance", "same_pixel_bytes", "whole_file",
+    "inflated", "malformed", "read_header", "read_instance", "same_pixel_bytes",
 ]  # fmt: skip
 
 OWN_MARK = "run by radseal"  # in Contributing Equipment of what we compose (bridge.report)
@@ -54,24 +55,43 @@ _TEXT_LIMIT = 1024
 config.settings.reading_validation_mode = config.IGNORE
 
 
+def inflated(file: BinaryIO, most: int = _INFLATED_LIMIT) -> tuple[bytes, int]:
+    """Inflate what is left of a file: (data, bytes that follow the deflated stream).
+
+    Raises BadInstance beyond `most` bytes and for a stream without an end, zlib.error.
+    """
+    inflater, out = zlib.decompressobj(-zlib.MAX_WBITS), BytesIO()
+    while not inflater.eof:
+        chunk = inflater.unconsumed_tail or file.read(1 << 16)
+        if not chunk:
+            raise BadInstance("unreadable", "the dataset is malformed: its deflated end is lost")
+        out.write(inflater.decompress(chunk, 1 << 24))
+        if out.tell() > most:
+            raise BadInstance("bomb", f"the deflated dataset expands beyond {most >> 20} MB")
+    left = len(inflater.unused_data)
+    while chunk := file.read(1 << 20):
+        left += len(chunk)
+    return out.getvalue(), left
+
+
+def _is_deflated(head: bytes) -> bool:
+    """Whether preamble and group 0002 name the deflated syntax, and not only hold its digits."""
+    if DeflatedExplicitVRLittleEndian.encode() not in head:
+        return False
+    named = read_partial(BytesIO(head)).file_meta.get("TransferSyntaxUID")
+    return bool(named == DeflatedExplicitVRLittleEndian)
+
+
 def _inflate_carefully(file: BinaryIO, start: int) -> BytesIO:
     """Inflate a deflated dataset within a limit, so that a bomb ends as a sentence."""
     file.seek(0)
     head = file.read(start)
-    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    out = BytesIO()
-    while chunk := file.read(1 << 16):
-        out.write(inflater.decompress(chunk, 1 << 24))
-        while inflater.unconsumed_tail:
-            if out.tell() > _INFLATED_LIMIT:
-                raise BadInstance("bomb", "the deflated dataset expands beyond 512 MB")
-            out.write(inflater.decompress(inflater.unconsumed_tail, 1 << 24))
     # The meta group is kept, its syntax replaced: what follows is explicit little endian now.
     plain = head.replace(
         DeflatedExplicitVRLittleEndian.encode() + b"\0" * (len(DeflatedExplicitVRLittleEndian) % 2),
         b"1.2.840.10008.1.2.1\0\0\0",
     )
-    return BytesIO(plain + out.getvalue())
+    return BytesIO(plain + inflated(file)[0])
 
 
 def _start_of_dataset(path: Path) -> int:
@@ -113,7 +133,7 @@ def dataset_of(path: Path, keywords: Sequence[str] | None = None) -> Dataset:
     try:
         start = _start_of_dataset(path)
         with path.open("rb") as file:
-            deflated = DeflatedExplicitVRLittleEndian.encode() in file.read(start)
+            deflated = _is_deflated(file.read(start))
             file.seek(0)
             source = _inflate_carefully(file, start) if deflated else file
             dataset = dcmread(source, stop_before_pixels=True, specific_tags=tags)
@@ -125,24 +145,6 @@ def dataset_of(path: Path, keywords: Sequence[str] | None = None) -> Dataset:
     except OSError as error:
         raise BadInstance("unreadable", f"the file cannot be read: {error.strerror}") from None
     except UNREADABLE as error:
-        raise BadInstance("unreadable", malformed(error)) from None
-
-
-def whole_file(path: Path) -> tuple[bytes, int]:
-    """Give all bytes of a file, a deflated dataset inflated, and where the dataset begins.
-
-    Raises BadInstance for what is no DICOM file, cannot be read or inflates too far.
-    """
-    try:
-        start = _start_of_dataset(path)
-        with path.open("rb") as file:
-            if DeflatedExplicitVRLittleEndian.encode() in file.read(start):
-                return _inflate_carefully(file, start).getvalue(), start
-            file.seek(0)
-            return file.read(), start
-    except OSError as error:
-        raise BadInstance("unreadable", f"the file cannot be read: {error.strerror}") from None
-    except (zlib.error, MemoryError) as error:
         raise BadInstance("unreadable", malformed(error)) from None
 
 

@@ -22,7 +22,10 @@ from pydicom.pixels.decoders.base import get_decoder
 
 from models.errors import RunFailed
 
-__all__ = ["MAX_PIXEL_BYTES", "Pixels", "decode", "has_pixels", "pixel_sha256", "read_header"]
+__all__ = [
+    "MAX_PIXEL_BYTES", "Pixels", "decode", "has_pixels", "pixel_sha256", "raw_frames",
+    "read_header",
+]  # fmt: skip
 
 MAX_PIXEL_BYTES: Final = 8 * 1024**3
 _ORDER: Final = ("gdcm", "pylibjpeg", "pyjpegls", "pillow", "pydicom")
@@ -139,6 +142,24 @@ def decode(dataset: FileDataset) -> tuple[Pixels, str]:
     raise _undecodable(
         _cut_off(dataset, rows * columns * frames * samples) if native else _NO_DECODER
     )
+
+
+def raw_frames(dataset: FileDataset) -> bytes:
+    """Decode all frames as they were encoded, without a change of colour: little-endian bytes.
+
+    Samples of a pixel stand together. Raises RunFailed("undecodable" or "memory").
+    """
+    _announced(dataset)
+    syntax = str(dataset.file_meta.TransferSyntaxUID)
+    try:
+        # RLE is simple enough for pydicom itself: no library, no hostile C.
+        plugin = "pydicom" if syntax in _BEHIND_PYLIBJPEG else ""
+        array, _ = get_decoder(syntax).as_array(dataset, raw=True, decoding_plugin=plugin)
+    except (MemoryError, RecursionError):
+        raise
+    except _BROKEN as error:
+        raise _undecodable(_NO_DECODER) from error
+    return array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
 
 
 def _cut_off(dataset: FileDataset, values: int) -> str:

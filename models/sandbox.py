@@ -32,6 +32,7 @@ __all__ = [
     "SelfTest",
     "admit",
     "pixel_digest",
+    "raw_frames",
     "run",
     "seal",
     "selftest",
@@ -210,6 +211,17 @@ def pixel_digest(path: Path, limits: Limits) -> str:
     Objects that have no pixels at all are equal in this.
     """
     return str(_ask_alone("pixel_digest", {"path": str(path)}, limits)["sha256"])
+
+
+def raw_frames(path: Path, limits: Limits) -> bytes:
+    """Decode the frames of a file as they were encoded: little-endian, samples together.
+
+    Raises RunFailed("undecodable", "memory", "timeout" ...).
+    """
+    with tempfile.TemporaryDirectory(prefix="radseal-") as folder:
+        frames = Path(folder) / "frames"
+        _ask("raw_frames", {"path": str(path), "frames": str(frames)}, Path(folder), limits)
+        return frames.read_bytes()
 
 
 def run(

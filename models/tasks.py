@@ -115,6 +115,13 @@ def _pixel_digest(params: dict[str, Any], stage: Stage) -> dict[str, Any]:
     return {"sha256": decode.pixel_sha256(pixels), "decoder": decoder}
 
 
+def _raw_frames(params: dict[str, Any], stage: Stage) -> dict[str, Any]:
+    stage("decode")
+    data = decode.raw_frames(decode.read_header(Path(params["path"])))
+    Path(params["frames"]).write_bytes(data)
+    return {"bytes": len(data)}
+
+
 def _cached(folder: str | None) -> Callable[[Path, FileDataset], Array]:
     """Pixels from a seal's cache where they are still those of the file, else decoded anew."""
     index: dict[str, Any] = {}
@@ -220,6 +227,7 @@ def load_libraries() -> None:
 TASKS: Final[dict[str, Callable[[dict[str, Any], Stage], dict[str, Any]]]] = {
     "seal": _seal,
     "pixel_digest": _pixel_digest,
+    "raw_frames": _raw_frames,
     "run": _run,
     "selftest": _selftest,
     "admit": _admit,

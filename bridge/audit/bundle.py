@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bridge.audit import reexecute
-from bridge.audit.file import read_once
+from bridge.audit.part10 import frames_in_child, read_once
 from bridge.audit.reexecute import Check
 from bridge.commitments import StudyKey, artifact_key, content_commitment
 from bridge.errors import BadInstance, Refused
@@ -115,12 +115,10 @@ def verify(path: Path, policy: Policy, images: Path | None = None) -> Verified:
 def _result(archive: Archive, name: str, report: bundle.Report) -> Check:
     """Find the result.composed leaf whose content this file is."""
     data = archive.read(name, _MOST_OF_A_RESULT)
-    if data[128:132] != b"DICM":
-        return Check(name, "different", "is no DICOM file")
     try:
-        ds = read_once(data, 144 + int.from_bytes(data[140:144], "little"))
-        uid, digest = str(ds.SOPInstanceUID), content_digest(ds)
-    except Refused as error:
+        ds = read_once(data)
+        uid, digest = str(ds.SOPInstanceUID), content_digest(ds, frames_in_child)
+    except (BadInstance, Refused) as error:
         return Check(name, "different", str(error))
     except UNREADABLE:
         return Check(name, "different", "is no DICOM object that can be read")

@@ -12,20 +12,18 @@ import hmac
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 
-from pydicom import Dataset, dcmread
-from pydicom.filereader import read_partial
+from pydicom import Dataset
 from pydicom.tag import Tag
 from pydicom.uid import SecondaryCaptureImageStorage, SegmentationStorage
 
 from bridge import commitments
 from bridge.audit.chain import Chain, Link, rebuild
-from bridge.audit.structure import require_one_reading
+from bridge.audit.part10 import frames_in_child, load, read_once
 from bridge.commitments import ArtifactKey
 from bridge.errors import Refused
-from bridge.header import UNREADABLE, malformed, whole_file
+from bridge.header import UNREADABLE, malformed
 from bridge.report import fallback, receipt
 from bridge.report.content import COERCIBLE, attribute_digests, content_digest
 from bridge.report.identity import device_uid
@@ -34,7 +32,7 @@ from ledger.errors import BadKey, LeafError, LedgerError
 from ledger.policy import Policy, Verdict
 from ledger.proof import Proof
 
-__all__ = ["FileReport", "read_once", "verify_file"]
+__all__ = ["FileReport", "verify_file"]
 
 _CLASSES = {
     **fallback.CLASSES,
@@ -65,7 +63,7 @@ def verify_file(path: Path, policy: Policy) -> FileReport:
     and BadKey for a policy without keys. No text of these holds anything of the patient.
     """
     with warnings.catch_warnings(action="ignore"):  # pydicom's, of a hostile file's values
-        ds = _read(path)
+        ds = read_once(load(path))
         try:
             return _judged(ds, policy)
         except UNREADABLE as error:  # values are decoded when they are looked at
@@ -81,26 +79,6 @@ def _judged(ds: Dataset, policy: Policy) -> FileReport:
     _same_content(ds, chain.composed, key)
     changed = _changed(ds, chain.composed, key)
     return FileReport(str(ds.SOPInstanceUID), str(ds.SOPClassUID), chain, changed, verdict)
-
-
-def _read(path: Path) -> Dataset:
-    return read_once(*whole_file(path))
-
-
-def read_once(data: bytes, start: int) -> Dataset:
-    """Read a file that can be read in one way only; `start` is where its data set begins.
-
-    Raises Refused for what is malformed or could be read in two ways.
-    """
-    try:
-        require_one_reading(data, start, _syntax)
-        return dcmread(BytesIO(data))
-    except UNREADABLE as error:
-        raise Refused(malformed(error)) from None
-
-
-def _syntax(head: bytes) -> str:
-    return str(read_partial(BytesIO(head)).file_meta.TransferSyntaxUID)
 
 
 def _proven(texts: Sequence[str], policy: Policy) -> tuple[list[Link], Verdict]:
@@ -139,7 +117,7 @@ def _same_object(ds: Dataset, chain: Chain) -> None:
 
 
 def _same_content(ds: Dataset, composed: Link, key: ArtifactKey) -> None:
-    found = commitments.content_commitment(key, content_digest(ds))
+    found = commitments.content_commitment(key, content_digest(ds, frames_in_child))
     if not hmac.compare_digest(found, base64.b64decode(composed.body["content"])):
         raise Refused(
             f"the content is not what {composed} says: it was changed after it was composed, or "

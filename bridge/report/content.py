@@ -33,6 +33,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import date, datetime, time
 from typing import Any
 
@@ -40,9 +41,10 @@ from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag, Tag
+from pydicom.uid import HTJ2K, JPEG2000, UID, HTJ2KLossless, HTJ2KLosslessRPCL, JPEG2000Lossless
 
 from bridge.report.errors import ContentError
-from bridge.report.pixels import native_frames
+from bridge.report.pixels import Decode, native_frames
 
 __all__ = [
     "COERCIBLE",
@@ -73,6 +75,7 @@ _CHARACTER_SET = Tag(0x0008, 0x0005)
 _PIXEL_DATA = Tag(0x7FE0, 0x0010)
 _PLANAR = Tag(0x0028, 0x0006)
 _PHOTOMETRIC = Tag(0x0028, 0x0004)
+_ENCODED = {_PIXEL_DATA, _PLANAR, _PHOTOMETRIC}
 _OUTSIDE = {Tag(0x4FFE, 0x0001), Tag(0xFFFC, 0xFFFC), _CHARACTER_SET}
 _CHOICE = {
     "US or SS": "US",
@@ -90,7 +93,16 @@ _NUMBER = {
 }  # fmt: skip
 _WORD = {"OB": 1, "OW": 2, "OF": 4, "OL": 4, "OD": 8, "OV": 8}
 _DATED = {"DA": "%Y%m%d", "TM": "%H%M%S.%f", "DT": "%Y%m%d%H%M%S.%f%z"}
+_JPEG2000 = {JPEG2000, JPEG2000Lossless, HTJ2K, HTJ2KLossless, HTJ2KLosslessRPCL}
 _MOST = 0xFFFFFFFF
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """How a data set's values were read: big-endian words, and who decodes its pixels."""
+
+    swap: bool
+    decode: Decode | None
 
 
 def _values(value: Any) -> list[Any]:
@@ -139,11 +151,11 @@ def _binary(element: DataElement, vr: str, *, swap: bool) -> bytes:
     return data + b"\0" * (len(data) % 2)
 
 
-def _sequence(element: DataElement, *, swap: bool) -> bytes:
+def _sequence(element: DataElement, *, way: _Way) -> bytes:
     items = list(element.value or [])
     parts = [struct.pack("<L", len(items))]
     for item in items:
-        body = b"".join(_elements(item, top=False, swap=swap))
+        body = b"".join(_elements(item, top=False, way=way))
         parts += [struct.pack("<L", len(body)), body]
     return b"".join(parts)
 
@@ -186,19 +198,31 @@ def _left_out(tag: BaseTag, receipt: set[int], *, top: bool) -> bool:
     raise _refuse(tag, "is a private element that radseal did not write")
 
 
-def _value(ds: Dataset, element: DataElement, vr: str, *, top: bool, swap: bool) -> bytes:
+def _top(ds: Dataset, element: DataElement, vr: str, way: _Way) -> bytes:
+    """Give the value of an element that encapsulation may change; these stand at the top."""
     tag = element.tag
     if tag == _PIXEL_DATA:
-        if not top:
-            raise _refuse(tag, "stands inside a sequence")
-        return native_frames(ds, swap=swap)
-    if vr == "SQ":
-        return _sequence(element, swap=swap)
-    if top and tag == _PLANAR:
+        return native_frames(ds, swap=way.swap, decode=way.decode)
+    if tag == _PLANAR:
+        if element.value not in {0, 1}:
+            raise _refuse(tag, "is neither 0 nor 1")
         return struct.pack("<H", 0)
+    text = _text(element, vr)
+    if text == b"YBR_RCT" and _syntax(ds) in _JPEG2000:
+        return b"RGB"
+    return text
+
+
+def _value(ds: Dataset, element: DataElement, vr: str, *, top: bool, way: _Way) -> bytes:
+    tag = element.tag
+    if top and tag in _ENCODED:
+        return _top(ds, element, vr, way)
+    if tag == _PIXEL_DATA:
+        raise _refuse(tag, "stands inside a sequence")
+    if vr == "SQ":
+        return _sequence(element, way=way)
     if vr in _TEXT:
-        text = _text(element, vr)
-        return b"RGB" if top and tag == _PHOTOMETRIC and text == b"YBR_RCT" else text
+        return _text(element, vr)
     if vr == "AT":
         tags = [Tag(v) for v in _values(element.value)]
         return b"".join(struct.pack("<HH", t.group, t.element) for t in tags)
@@ -206,7 +230,7 @@ def _value(ds: Dataset, element: DataElement, vr: str, *, top: bool, swap: bool)
     if vr in _NUMBER:
         form = _numbers
     elif vr in _WORD:
-        return _binary(element, vr, swap=swap)
+        return _binary(element, vr, swap=way.swap)
     else:
         raise _refuse(tag, f"has the unknown VR {vr}")
     try:
@@ -215,7 +239,7 @@ def _value(ds: Dataset, element: DataElement, vr: str, *, top: bool, swap: bool)
         raise _refuse(tag, f"does not hold {vr} values") from None
 
 
-def _elements(ds: Dataset, *, top: bool, swap: bool) -> Iterator[bytes]:
+def _elements(ds: Dataset, *, top: bool, way: _Way) -> Iterator[bytes]:
     receipt = _receipt_blocks(ds) if top else set()
     for tag in sorted(ds.keys()):
         if _left_out(tag, receipt, top=top):
@@ -224,31 +248,33 @@ def _elements(ds: Dataset, *, top: bool, swap: bool) -> Iterator[bytes]:
         if element.VR == "UN":
             raise _refuse(tag, "has the VR UN")
         vr = _vr(tag)
-        value = _value(ds, element, vr, top=top, swap=swap)
+        value = _value(ds, element, vr, top=top, way=way)
         if len(value) > _MOST:
             raise _refuse(tag, "is larger than 4 GiB")
         yield struct.pack("<HH2sL", tag.group, tag.element, vr.encode(), len(value)) + value
 
 
-def _big_endian(ds: Dataset) -> bool:
+def _syntax(ds: Dataset) -> UID | None:
     meta = getattr(ds, "file_meta", None)
-    syntax = meta.get("TransferSyntaxUID") if meta is not None else None
-    return syntax is not None and not syntax.is_little_endian
+    return None if meta is None else meta.get("TransferSyntaxUID")
 
 
-def canonical_stream(ds: Dataset) -> Iterator[bytes]:
+def canonical_stream(ds: Dataset, decode: Decode | None = None) -> Iterator[bytes]:
     """Yield the canonical stream, one element after the other (see the module).
 
-    `ds` is a data set as composed or as read from a file. Raises ContentError
-    for anything that radseal never writes, and for pixels that do not decode.
+    `ds` is a data set as composed or as read from a file; `decode` is asked for the frames of
+    one with encapsulated pixels. Raises ContentError for anything that radseal never writes, for
+    pixels that do not decode, and for encapsulated ones without `decode`.
     """
-    return _elements(ds, top=True, swap=_big_endian(ds))
+    syntax = _syntax(ds)
+    swap = syntax is not None and not syntax.is_little_endian
+    return _elements(ds, top=True, way=_Way(swap, decode))
 
 
-def content_digest(ds: Dataset) -> bytes:
+def content_digest(ds: Dataset, decode: Decode | None = None) -> bytes:
     """Return SHA-256 (32 bytes) over the canonical stream; raises ContentError like it."""
     digest = hashlib.sha256()
-    for part in canonical_stream(ds):
+    for part in canonical_stream(ds, decode):
         digest.update(part)
     return digest.digest()
 

@@ -20,6 +20,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from bridge.audit.part10 import frames_in_child
 from bridge.report import content, seg, sr, summary
 from bridge.report.errors import ContentError
 
@@ -108,7 +109,9 @@ def test_survives_rle_and_back(objects):
     ds.compress(RLELossless, generate_instance_uid=False)
     assert ds.file_meta.TransferSyntaxUID == RLELossless
     packed = _read(ds)
-    assert content.content_digest(packed) == digest
+    assert content.content_digest(packed, frames_in_child) == digest
+    with pytest.raises(ContentError, match="nobody was named"):
+        content.content_digest(packed)
     packed.decompress(generate_instance_uid=False)
     assert content.content_digest(_read(packed)) == digest
 
@@ -173,5 +176,5 @@ def test_pixels_that_do_not_decode_are_refused(objects):
     ds = _read(objects["summary"])
     ds.compress(RLELossless, generate_instance_uid=False)
     ds.PixelData = ds.PixelData[:16] + b"\xff" * (len(ds.PixelData) - 16)
-    with pytest.raises(ContentError):
-        content.content_digest(ds)
+    with pytest.raises(ContentError, match="does not decode"):
+        content.content_digest(ds, frames_in_child)
