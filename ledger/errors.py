@@ -45,14 +45,26 @@ __all__ = [
     "UnknownLeaf",
     "VerifyError",
     "WrongOrigin",
+    "printable",
 ]
 
 
+def printable(text: str) -> str:
+    """Give text on one line that a terminal shows as it is: what is not printable is escaped.
+
+    Names of files and keys come from whoever is verified; a line break, an escape sequence or a
+    mark that turns the direction of text must not look like words of the verifier.
+    """
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
+
+
 class LedgerError(Exception):
-    """The ledger refused; the message says why."""
+    """The ledger refused; the message says why, on one line."""
 
     def __init__(self, message: str | None = None) -> None:
-        super().__init__(message or inspect.getdoc(type(self)))
+        super().__init__(printable(message or inspect.getdoc(type(self)) or ""))
 
 
 class LeafError(LedgerError):

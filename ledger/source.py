@@ -7,10 +7,11 @@ is read as the beginning of that one: a log may grow while it is read.
 
 from __future__ import annotations
 
+import errno
 import http.client
 import os
 import stat
-import time
+import threading
 import urllib.request
 from collections.abc import Iterator
 from email.message import Message
@@ -23,9 +24,11 @@ from ledger import tiles
 from ledger.errors import MalformedTile, VerifyError
 from ledger.tiles import ENTRIES, WIDTH, Tile
 
-__all__ = ["CHECKPOINT_SIZE", "Folder", "Source", "Web", "read_tile", "source_of"]
+__all__ = ["CHECKPOINT_SIZE", "PROOF_SIZE", "Folder", "Source", "Web", "read_tile", "source_of"]
 
 CHECKPOINT_SIZE = 1_000_000
+PROOF_SIZE = 2_000_000
+"""Largest text of a checkpoint, and of a proof with its leaf and checkpoint, in bytes."""
 _TILE_SIZE = WIDTH * 32
 _BUNDLE_SIZE = WIDTH * (tiles.MAX_ENTRY + 2)
 _PUBLISHED = ("checkpoint", "checkpoint.witnessed", "tile")
@@ -56,7 +59,7 @@ class Folder:
         try:
             descriptor = os.open(self._folder / path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except (FileNotFoundError, NotADirectoryError):
-            raise FileNotFoundError(path) from None
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path) from None
         except OSError as error:
             raise VerifyError(path, f"cannot be read: {error.strerror}") from None
         try:
@@ -127,24 +130,43 @@ class Web:
 
     def read(self, path: str, limit: int) -> bytes:
         """Return what the server sends, within a minute."""
+        # In a thread of its own: headers that never end, or end and begin again, are read inside
+        # of http.client, where no clock of ours is looked at. One that hangs ends with us.
+        told: list[bytes | Exception] = []
+        asking = threading.Thread(target=self._ask, args=(path, limit, told), daemon=True)
+        asking.start()
+        asking.join(_SECONDS)
+        match told[:1]:
+            case [bytes() as data]:
+                return data
+            case [Exception() as error]:
+                raise error
+            case _:
+                raise VerifyError(path, f"did not arrive within {_SECONDS:.0f} seconds")
+
+    def _ask(self, path: str, limit: int, told: list[bytes | Exception]) -> None:
+        try:
+            told.append(self._fetch(path, limit))
+        except (FileNotFoundError, VerifyError) as error:
+            told.append(error)
+
+    def _fetch(self, path: str, limit: int) -> bytes:
         request = urllib.request.Request(  # noqa: S310  the scheme was looked at
             f"{self._prefix}/{path}", headers={"Accept-Encoding": "identity"}
         )
-        until, data = time.monotonic() + _SECONDS, b""
+        data = b""
         try:
             with self._opener.open(request, timeout=_SOCKET_SECONDS) as answer:
                 while chunk := answer.read1(_CHUNK):
                     data += chunk
                     if len(data) > limit:
                         raise VerifyError(path, f"is longer than the {limit} bytes it can have")
-                    if time.monotonic() > until:
-                        raise VerifyError(path, f"did not arrive within {_SECONDS:.0f} seconds")
                 told = answer.headers.get("Content-Length")
         except HTTPError as error:
             if error.code in (404, 410):
                 raise FileNotFoundError(path) from None
             raise VerifyError(path, f"the server answers {error.code}") from None
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, http.client.HTTPException, ValueError) as error:
             raise VerifyError(path, f"cannot be fetched: {type(error).__name__}") from None
         if told is not None and told.strip() != str(len(data)):
             raise VerifyError(path, "arrived cut short")

@@ -115,7 +115,8 @@ def as_text(report: FileReport, witnessed: Mapping[str, int]) -> list[str]:
     counts = ", ".join(f"{count} {role}" for role, count in source["counts"].items())
     lines = [
         first_line(report),
-        f"\nProven by {said['origin']}, leaf {said['index']} of {said['size']}:",
+        "",
+        f"Proven by {said['origin']}, leaf {said['index']} of {said['size']}:",
         _row("object", f"{whole}: these bytes, SOP Instance {said['sop_instance_uid']}"),
         _row("model", f"{model['id']} {model['version']} by {model['vendor']}"),
         _row("", f"SHA-256 {model['digest']}"),
@@ -130,11 +131,12 @@ def as_text(report: FileReport, witnessed: Mapping[str, int]) -> list[str]:
             f"  {link.time}  leaf {link.index:<8} {words}"
             for words, link in sorted(_steps(report.chain), key=lambda step: step[1].index)
         ),
-        "\nNot proven:",
+        "",
+        "Not proven:",
         *(f"  - {words}" for words in NOT_PROVEN),
     ]
     if said["not_carried"]:
-        lines.append("\nNamed by hash, not carried in the file:")
+        lines += ["", "Named by hash, not carried in the file:"]
         lines += [f"  - {x['rel']} of {x['named_by']}: {x['leaf']}" for x in said["not_carried"]]
     return lines + signatures(report.verdict.unchecked, witnessed)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import getpass
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,6 +18,7 @@ from bridge.bundled import register_bundled
 from bridge.engine import EngineClient
 from bridge.home import open_rooms, publish
 from bridge.rooms import Rooms
+from bridge.turns import using
 
 __all__ = ["JsonOption", "SiteOption", "opened", "os_user", "print_json", "print_table"]
 
@@ -36,20 +37,32 @@ def os_user() -> str:
 
 
 @contextmanager
-def opened(folder: Path | None) -> Iterator[Rooms]:
-    """Open the site's rooms for one command and publish what it appended."""
-    settings = site.read(site.find_folder(folder))
-    rooms = open_rooms(settings, EngineClient(settings.database_url))
-    try:
-        register_bundled(rooms, os_user())
-        yield rooms
-    finally:
-        publish(rooms)
+def opened(folder: Path | None, *, alone: bool = False) -> Iterator[Rooms]:
+    """Open the site's rooms for one command and publish what it appended.
+
+    Nobody ends or moves the log meanwhile. `alone`: the caller is in `succession.alone` and sees
+    to that himself. What is in the log cannot be asked any more afterwards.
+    """
+    where = site.find_folder(folder)
+    with nullcontext() if alone else using(where):
+        settings = site.read(where)
+        rooms = open_rooms(settings, EngineClient(settings.database_url))
+        try:
+            register_bundled(rooms, os_user())
+            yield rooms
+        finally:
+            try:
+                publish(rooms)
+            finally:
+                for log in (rooms.record.log, *rooms.record.lineage.ended):
+                    log.store.close()
 
 
 def print_json(value: Any) -> None:
     """Print JSON for programs."""
-    typer.echo(json.dumps(value, indent=2, default=str, ensure_ascii=False))
+    text = json.dumps(value, indent=2, default=str, ensure_ascii=False)
+    # Half of a surrogate pair, from a file's name that is no UTF-8, becomes JSON's own escape.
+    typer.echo(text.encode("utf-8", "backslashreplace").decode())
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], empty: str) -> None:

@@ -16,13 +16,12 @@ from bridge.cli.opened import JsonOption, SiteOption, opened, print_json
 from bridge.errors import NotFound, RadsealError, Refused, WrongUse
 from bridge.front import Front
 from ledger import policy, proof
-from ledger.errors import BadKey, LedgerError, MalformedPolicy
+from ledger.errors import BadKey, LedgerError, MalformedPolicy, printable
 from ledger.policy import NO_QUORUM, Policy
-from ledger.verify import audit, read_vkeys, verify_proof
+from ledger.source import PROOF_SIZE, Folder
+from ledger.verify import audit, named_vkeys, verify_proof
 
 __all__ = ["register"]
-
-_LONGEST_NAME = 1000  # a vkey of ML-DSA is longer than a file's name can be
 
 
 def register(app: typer.Typer) -> None:
@@ -83,11 +82,11 @@ def verify(
     except (RadsealError, LedgerError) as error:
         if json_:
             print_json({"verified": False, "reason": str(error)})
-        raise Refused(f"NOT verified: {error}") from None
+        raise Refused(f"NOT verified: {printable(str(error))}") from None
     if json_:
         print_json(found)
     else:
-        typer.echo("\n".join(lines))
+        typer.echo("\n".join(map(printable, lines)))
     if not found["verified"]:
         raise Refused("NOT verified: see the findings")
 
@@ -99,10 +98,7 @@ def _trusted(vkey: str | None, file: Path | None) -> Policy:
     try:
         if file is not None:
             return Policy.parse(file.read_text(encoding="utf-8"))
-        text = str(vkey)
-        if len(text) < _LONGEST_NAME and Path(text).is_file():
-            text = Path(text).read_text(encoding="utf-8")
-        return policy.of_keys(read_vkeys(text))
+        return policy.of_keys(named_vkeys(str(vkey)))
     except (BadKey, MalformedPolicy) as error:
         raise WrongUse(str(error)) from None
     except (OSError, UnicodeDecodeError) as error:
@@ -126,7 +122,7 @@ def _file(path: Path, trusted: Policy, log: str | None) -> tuple[dict[str, Any],
 
 
 def _receipt(path: Path, trusted: Policy, log: str | None) -> tuple[dict[str, Any], list[str]]:
-    text = path.read_bytes().decode("utf-8", "surrogateescape")
+    text = Folder(path.parent).read(path.name, PROOF_SIZE).decode("utf-8", "surrogateescape")
     # The quorum is asked for below, where the log may be brought to show it.
     report = verify_proof(text, replace(trusted, quorum=NO_QUORUM))
     verdict = trusted.judge(proof.Proof.parse(text).checkpoint)

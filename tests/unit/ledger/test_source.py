@@ -6,7 +6,7 @@ import os
 import shutil
 import socket
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import forger
@@ -90,6 +90,41 @@ def test_a_partial_tile_that_went_while_it_was_read_is_the_full_ones_beginning(l
             assert refusal(whole).startswith(("tile/entries/000: ", "tile/0/000"))
         (whole / name).write_bytes(data)
     verify.audit(whole, forger.VKEYS)
+
+
+# --- what is printed ----------------------------------------------------------------------------
+
+
+def test_a_name_cannot_pass_for_words_of_the_verifier(folder, capsys):
+    (folder / "tile/x\nOK forged.example.org: 99 leaves\x1b[8m\u202e").touch()
+    assert main(["verify", str(folder), "--vkey", forger.VKEYS[0]]) == 1
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == 1
+    assert said[0].startswith("FAIL tile/x\\nOK forged.example.org: 99 leaves\\x1b[8m\\u202e: ")
+
+
+def test_a_name_that_is_no_text_is_printed(folder):
+    (folder / os.fsdecode(b"tile/\xff")).touch()
+    assert refusal(folder).encode() == b"tile/\\udcff: is not a file of this log"
+
+
+def test_a_proof_has_a_largest_size_and_is_a_plain_file(tmp_path, capsys):
+    with (tmp_path / "big").open("wb") as file:
+        file.truncate(1 << 32)
+    assert main(["verify", str(tmp_path / "big"), "--vkey", forger.VKEYS[0]]) == 1
+    assert "at most 2000000 can be true" in capsys.readouterr().out
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("pipe", "absent"):
+        with pytest.raises(SystemExit) as ended:
+            main(["verify", str(tmp_path / name), "--vkey", forger.VKEYS[0]])
+        assert ended.value.code == 2
+        assert f"{name} cannot be read" in capsys.readouterr().err
+
+
+def test_a_vkey_longer_than_a_files_name_is_a_vkey(folder, capsys):
+    key = forger.Key("long." * 60 + "example", 1, "x")
+    assert main(["verify", str(folder), "--vkey", key.vkey]) == 1
+    assert "no key that you trust has signed" in capsys.readouterr().out
 
 
 # --- servers ------------------------------------------------------------------------------------
@@ -236,6 +271,33 @@ def test_a_server_that_drips(monkeypatch):
     with serving(Slow) as url:
         assert "did not arrive within" in refusal(url)
         ThreadingHTTPServer.stopped.set()
+
+
+@pytest.mark.parametrize(
+    ("first", "again"),
+    [
+        (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+        (b"HTTP/1.1 200 OK\r\nX: ", b"a"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1;", b"a"),
+    ],
+    ids=["continue", "header", "chunk"],
+)
+def test_a_server_whose_head_never_ends(first, again, monkeypatch):
+    monkeypatch.setattr(source, "_SECONDS", 0.4)
+    ended = threading.Event()
+
+    def drip(listener):
+        connection, _ = listener.accept()
+        with connection, suppress(OSError):
+            connection.recv(9999)
+            connection.sendall(first)
+            while not ended.wait(0.05):
+                connection.sendall(again)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=drip, args=(listener,), daemon=True).start()
+        assert "did not arrive within" in refusal(f"http://127.0.0.1:{listener.getsockname()[1]}")
+        ended.set()
 
 
 def test_a_server_that_says_something_else_the_second_time(folder, tmp_path):
