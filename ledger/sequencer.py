@@ -32,7 +32,7 @@ from ledger.errors import (
     SignatureInvalid,
     StorageFailed,
 )
-from ledger.log import Log, read_tile
+from ledger.log import OPENING, Log, read_tile
 from ledger.store import Head, Row
 from ledger.tiles import ENTRIES, WIDTH, Edge, Hashes, Tile, parse_path
 
@@ -48,8 +48,9 @@ def sequence(log: Log, now: datetime) -> int:
     Uses the Sequencer that holds this log in this process, or is one for the length of the
     call. Raises SecondSequencer where another process holds it.
     """
-    if log.holder is not None:
-        return log.holder(now)
+    holder = log.holder  # read once: a service that stops takes it away
+    if holder is not None:
+        return holder(now)
     with Sequencer(log) as sequencer:
         return sequencer.sequence(now)
 
@@ -100,7 +101,8 @@ class Sequencer:
         trace: TracebackType | None,
     ) -> None:
         self._log.holder = None
-        self._leave()
+        with self._busy:  # a thread that publishes now must end before another sequencer begins
+            self._leave()
 
     def sequence(self, now: datetime) -> int:
         """Publish what is pending now, in checkpoints of at most BATCH; how many leaves."""
@@ -168,7 +170,7 @@ class Sequencer:
 
     def _check_first(self, data: bytes) -> None:
         record = leaf.parse(data)
-        opens = record["type"] in ("log.opened", "log.continued")
+        opens = record["type"] in OPENING
         if not opens or record["body"]["origin"] != self._log.origin:
             raise LogError("the first leaf is log.opened or log.continued, and names its origin")
 

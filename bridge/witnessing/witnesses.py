@@ -13,6 +13,7 @@ holds) and told, and changes nothing but what is told.
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -36,6 +37,7 @@ _TRIES = 3
 _SKEW = 3600
 _ROUND = 5.0
 _IDLE, _SLOWEST = 0.5, 60.0
+_CHANGES, _HOUR = 8, 3600.0
 _WORST = (State.SPLIT, State.ROLLED_BACK)
 
 Door = Callable[[str, str, bytes | None], Answer | NoAnswer]
@@ -171,6 +173,7 @@ class Witnesses:
         self._board = standing.read(log.folder)
         said = [leaf.parse(log.leaf(one))["body"] for one, _ in log.select(type="witness.status")]
         self._said = {str(body["witness"]): str(body["state"]) for body in said}
+        self._said_at: dict[str, deque[float]] = {}
         self._leaves = len(said)
 
     def ask(self, partner: Partner) -> float:
@@ -182,6 +185,7 @@ class Witnesses:
             aim = self._aim()
             before = self._board.witnesses.get(partner.name, Standing())
             if aim is None or partner.name in aim.lines:
+                self._say(partner.name, before, self._log.size())
                 return _IDLE
         now = int(self._outside.now().timestamp())
         old = min(before.size, aim.size)
@@ -265,7 +269,18 @@ class Witnesses:
             say = log.info if after.state in (State.OK, State.NEW) else log.error
             say("witness.status", where=name, state=str(after.state), code=after.reason or "ok",
                 size=after.size, count=newest)  # fmt: skip
-        if after.state is not State.NEW and self._said.get(name) != after.state:
+        self._say(name, after, newest)
+
+    def _say(self, name: str, after: Standing, newest: int) -> None:
+        """Say a new state in the log, of each witness at most _CHANGES an hour.
+
+        Else one that says yes and no in turn would fill our log. What it showed, signed by our
+        own keys, is said at once; the rest of such an hour is in our log lines only.
+        """
+        if after.state is State.NEW or self._said.get(name) == after.state:
+            return
+        at, told = self._outside.monotonic(), self._said_at.setdefault(name, deque(maxlen=_CHANGES))
+        if after.reason == "shown" or len(told) < _CHANGES or at - told[0] >= _HOUR:
             body: dict[str, object] = {"witness": name, "state": str(after.state)}
             body |= {"size": after.size, "behind": max(0, newest - after.size)}
             if after.reason:
@@ -274,6 +289,7 @@ class Witnesses:
             # comes next is still another leaf.
             self._outside.leaf(f"witness/{name}/{self._leaves}/{after.state}", body)
             self._said[name] = str(after.state)
+            told.append(at)
             self._leaves += 1
 
     def _count(self, aim: _Round, board: Board, newest: int, now: int) -> Board:

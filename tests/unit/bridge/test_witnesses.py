@@ -325,6 +325,27 @@ def test_the_pause_grows_while_nothing_answers(tmp_path):
     assert pauses[-1] == 60.0
 
 
+def test_one_that_says_yes_and_no_in_turn_does_not_fill_our_log(tmp_path):
+    ward = Ward(tmp_path)
+    north, asked = ward.hospitals["north"], []
+
+    def lie(*question):
+        asked.append(question)
+        return Answer(403, "text/plain", b"") if len(asked) % 2 else None
+
+    north.lie = lie
+    for _ in range(200):
+        ward.grow(1)
+        ward.pass_(10.0)
+    assert 100 < len(asked)
+    assert 2 < len(ward.said()) <= 8  # in 34 minutes
+    before = len(ward.said())
+    for _ in range(3):
+        ward.grow(1)
+        ward.pass_(3600.0)
+    assert len(ward.said()) > before
+
+
 def _rewound(ward: Ward, folder: Path, last: str = "") -> Ward:
     """The same site from an older copy: same keys, same witness, shorter log."""
     older = object.__new__(Ward)

@@ -11,6 +11,7 @@ import threading
 import pytest
 
 from ledger import leaf, note, verify
+from ledger.checkpoint import Checkpoint
 from ledger.errors import (
     BadKey,
     Damaged,
@@ -24,7 +25,7 @@ from ledger.errors import (
     UnknownLeaf,
     WrongOrigin,
 )
-from ledger.log import open_log
+from ledger.log import WITNESSED, open_log
 from ledger.merkle import consistency_proof, verify_consistency
 from ledger.sequencer import Sequencer, sequence
 from ledger.store import Facts, Head
@@ -48,6 +49,33 @@ def test_a_published_leaf_is_covered_and_proven(site, paper):
     assert site.log.size() == 2
     assert verify.verify_proof(site.log.proof(first), paper.VKEYS).index == 1
     assert verify.verify_log(site.folder, paper.VKEYS).size == 2
+
+
+def test_a_sequencer_that_ends_waits_for_the_thread_that_publishes(site, paper, monkeypatch):
+    """Else a second one could begin, and the first would put an older checkpoint over its newer."""
+    site.fill(3)
+    inside, go = threading.Event(), threading.Event()
+    sequencer = Sequencer(site.log).__enter__()
+    replace = sequencer._replace_checkpoint
+
+    def slow(head):
+        inside.set()
+        go.wait(10)
+        replace(head)
+
+    monkeypatch.setattr(sequencer, "_replace_checkpoint", slow)
+    publishing = threading.Thread(target=sequence, args=(site.log, paper.NOW))
+    publishing.start()
+    assert inside.wait(10)
+    ending = threading.Thread(target=sequencer.__exit__, args=(None, None, None))
+    ending.start()
+    with pytest.raises(SecondSequencer), Sequencer(site.log):
+        pass
+    go.set()
+    publishing.join()
+    ending.join()
+    with Sequencer(site.log):
+        assert site.log.size() == 4
 
 
 def test_a_retry_is_the_same_leaf(site, paper):
@@ -491,3 +519,66 @@ def test_a_witnessed_checkpoint_ahead_of_the_database_is_a_roll_back(tmp_path, p
     (site.folder / "checkpoint.witnessed").write_text(ahead)
     with pytest.raises(RolledBack), site.sequencer():
         pass
+
+
+# --- a rotation, and what was witnessed before it ------------------------------------------------
+
+
+def _witnessed_by(site, signers, size=None):
+    """Lay checkpoint.witnessed of the published state, or of a larger one, signed by these."""
+    point = site.log.checkpoint()
+    text = str(point) if size is None else str(Checkpoint(point.origin, size, b"\7" * 32))
+    signed = note.sign_note(text, signers, 1)
+    (site.folder / WITNESSED).write_text(signed, encoding="utf-8")
+
+
+def _retired(site, paper, name="second"):
+    """The site after a restart with another pair, which its log has announced."""
+    pair = paper.signers(name=name)
+    site.say(
+        "key.rotated",
+        {"keys": [note.vkey(one) for one in pair][:1], "by": "u", "reason": "rotation",
+         "proof": [{"key": note.vkey(pair[0]), "signature": "AA=="}]},
+    )  # fmt: skip
+    both = [*pair, *site.log.signers]
+    sequence(open_log(site.folder, site.store, paper.ORIGIN, both), paper.NOW)
+    site.log = open_log(site.folder, site.store, paper.ORIGIN, pair)
+    return pair
+
+
+def test_a_roll_back_behind_what_old_keys_signed_is_refused_after_a_rotation(site, paper):
+    site.publish()
+    _witnessed_by(site, site.log.signers)
+    _retired(site, paper)
+    assert site.log.witnessed().size == 1
+    _witnessed_by(site, paper.signers(), size=50)
+    with pytest.raises(RolledBack), Sequencer(site.log):
+        pass
+
+
+def test_the_keys_of_a_pair_between_the_first_and_the_last_are_known(site, paper):
+    site.publish()
+    second = _retired(site, paper)
+    _retired(site, paper, "third")
+    _witnessed_by(site, second, size=50)
+    assert site.log.witnessed().size == 50
+
+
+def test_what_was_witnessed_under_keys_that_the_log_never_named_is_made_anew(site, paper):
+    site.publish()
+    _retired(site, paper)
+    _witnessed_by(site, paper.signers(name="stranger"), size=50)
+    assert site.log.witnessed() is None
+    text = str(Checkpoint(paper.ORIGIN, 50, b"\7" * 32))
+    (line,) = note.parse(note.sign_note(text, site.log.signers[:1], 1))[1]
+    broken = note.Line(line.name, line.key_id, bytes(64))
+    (site.folder / WITNESSED).write_text(f"{text}\n{broken}", encoding="utf-8")
+    assert site.log.witnessed() is None
+
+
+def test_a_log_that_never_began_ends_without_a_last_leaf(tmp_path, paper):
+    site = paper.Site(tmp_path, opened=False)
+    site.log.shut("log/closed", paper.made(0, "log.closed", {"reason": "x"}, idem="log/closed"))
+    assert site.store.select() == []
+    with pytest.raises(StorageFailed, match="the log is closed"):
+        site.fill(1)
