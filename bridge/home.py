@@ -15,7 +15,14 @@ from bridge.catalog import Catalog
 from bridge.engine import Engine, EngineClient
 from bridge.errors import SettingsError, WrongUse
 from bridge.files import Files, fsync_folder
-from bridge.origins.ended import Ended, all_ended, number_of_log, store_of, under_way
+from bridge.origins.ended import (
+    Ended,
+    all_ended,
+    goes_on_as,
+    number_of_log,
+    store_of,
+    under_way,
+)
 from bridge.origins.signing import (
     Pair,
     announced,
@@ -141,6 +148,14 @@ def open_ledger(site: Site) -> Log:
         raise SettingsError(
             f"the log is being continued as {unfinished.origin} and that was not finished: type "
             f"`radseal ledger continue {unfinished.origin}` again"
+        )
+    origin = goes_on_as(site.folder)
+    if origin is not None and origin != site.origin:
+        # An empty log would take any name. This one has its own, and what said another was read
+        # before the log went on, or was edited since.
+        raise SettingsError(
+            f"the log goes on as {origin}, not as {site.origin}: start this again, and if origin "
+            "in site.toml says otherwise, correct it"
         )
     try:
         log = open_log(site.folder / "ledger", store_of(site), site.origin, _signers(site))

@@ -41,7 +41,7 @@ from bridge.receive import Indexer
 from bridge.report.errors import ReportError
 from bridge.rooms import Rooms
 from bridge.site import Site
-from bridge.turns import Busy
+from bridge.turns import Busy, using
 from bridge.witnessing import cosigning, witnesses
 from bridge.witnessing.witnesses import Witnesses
 from ledger.cosigner import Cosigner
@@ -108,6 +108,9 @@ class Service:
         self._asking = threading.Lock()
         self._witnesses: tuple[Sequencer, Witnesses] | None = None
         self._stopping = False
+        # Until the process is gone: a step that still runs at the end may append, too.
+        self._using = using(site.folder)
+        self._using.__enter__()
         node = socket.gethostname().split(".")[0] or "node"
         locks = site.folder / ".locks"
         locks.mkdir(exist_ok=True, mode=0o700)

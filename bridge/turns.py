@@ -7,6 +7,8 @@ peer to come back, so whoever wants it alone waits for one step at most.
     .locks/indexing        one pass of the indexer, or an erasure
     .locks/study-00 … ff   steps of the studies whose id begins so (shared), or an erasure (alone)
     .locks/erasing         one erasure at a time
+    .locks/log             who has the log open (shared), or who ends it, moves it or changes its
+                           keys (alone): taken before site.toml is read, which changes then, too
 """
 
 from __future__ import annotations
@@ -18,9 +20,12 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from bridge.errors import Refused
+from bridge.errors import Refused, SettingsError
 
-__all__ = ["Busy", "Turns"]
+__all__ = ["WAIT", "Busy", "Turns", "using"]
+
+WAIT = 5.0
+"""Seconds that a command waits for another one that changes the log."""
 
 _LOOK_EVERY = 0.05
 
@@ -65,6 +70,18 @@ class Turns:
             yield
 
     @contextmanager
+    def sharing_log(self, until: float) -> Iterator[None]:
+        """Have the log open, as others have. Raises Busy after `until`."""
+        with self._held("log", fcntl.LOCK_SH, until):
+            yield
+
+    @contextmanager
+    def changing(self, until: float) -> Iterator[None]:
+        """Be the only one who has the log. Raises Busy if somebody has it open at `until`."""
+        with self._held("log", fcntl.LOCK_EX, until):
+            yield
+
+    @contextmanager
     def _held(self, name: str, how: int, until: float | None) -> Iterator[None]:
         self._folder.mkdir(exist_ok=True, mode=0o700)
         handle = os.open(self._folder / name, os.O_RDWR | os.O_CREAT, 0o600)
@@ -85,3 +102,27 @@ class Turns:
 def _slot(study_id: str) -> str:
     """Name the lock of a study: 256 files are enough, however many studies there are."""
     return f"study-{study_id[:2]}"
+
+
+@contextmanager
+def using(site_folder: Path) -> Iterator[None]:
+    """Keep a site's log where it is and what it is, while a process has it open.
+
+    Enter this before site.toml is read. Raises Refused while the log is continued, restored or
+    its keys change; SettingsError where the lock cannot be made. Where no site is, nothing is made.
+    """
+    with ExitStack() as stack:
+        if (site_folder / "site.toml").exists():
+            try:
+                turn = Turns(site_folder / ".locks").sharing_log(time.monotonic() + WAIT)
+                stack.enter_context(turn)
+            except Busy:
+                raise Refused(
+                    "another command (radseal ledger continue, key rotate or key retire-old) "
+                    "changes this site's log; try again when it has ended"
+                ) from None
+            except OSError as error:
+                raise SettingsError(
+                    f"{site_folder}/.locks cannot be used: {error.strerror}; check its owner"
+                ) from None
+        yield

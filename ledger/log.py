@@ -6,7 +6,7 @@ sequence    pending → published, by the one holder of `ledger.sequencer`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -30,6 +30,7 @@ from ledger.store import Appended, Facts, Head, Last, Row, SqliteStore, Store
 from ledger.tiles import ENTRIES, WIDTH, Hashes, Tile, unpack
 
 __all__ = [
+    "OPENING",
     "WITNESSED",
     "Appended",
     "Facts",
@@ -45,6 +46,9 @@ __all__ = [
 
 WITNESSED = "checkpoint.witnessed"
 """The newest checkpoint that a quorum of witnesses has cosigned, beside `checkpoint`."""
+
+OPENING = ("log.opened", "log.continued")
+"""The types of a log's first leaf."""
 
 
 def open_log(folder: Path, store: Store, origin: str, signers: Sequence[note.Signer] = ()) -> Log:
@@ -91,9 +95,16 @@ class Log:
         """
         return self.store.append(idem, data, merkle.leaf_hash(data), _facts(idem, data)).leaf_hash
 
+    def began(self) -> bool:
+        """Whether the log has the leaf that opens it; without it nothing can be published."""
+        return any(self.select(type=kind) for kind in OPENING)
+
     def shut(self, idem: str = "", data: bytes | None = None) -> None:
-        """End the log, with `data` as its last leaf where it can still be signed; see `Store`."""
-        if data is None:
+        """End the log, with `data` as its last leaf where it can still be signed; see `Store`.
+
+        A log that never began ends without one: no log begins with its end.
+        """
+        if data is None or not self.began():
             self.store.shut(None)
         else:
             self.store.shut(Last(idem, data, merkle.leaf_hash(data), _facts(idem, data)))
@@ -199,14 +210,31 @@ class Log:
     def witnessed(self) -> Checkpoint | None:
         """Return what a quorum of witnesses cosigned, as far as our own keys signed it too.
 
-        None where there is none, or none that can be read: it is made anew from witnesses.
+        Also by keys that were retired since. None where there is none, or none that can be read:
+        it is made anew from witnesses.
         """
-        keys = [note.Verifier(s.name, s.algorithm, s.public) for s in self.signers]
         try:
             text = (self.folder / WITNESSED).read_text(encoding="utf-8")
-            return Checkpoint.parse(note.open_note(text, keys).text)
+            body, lines = note.parse(text)
+            keys = [note.Verifier(s.name, s.algorithm, s.public) for s in self.signers]
+            if not {(k.name, k.key_id) for k in keys} & {(s.name, s.key_id) for s in lines}:
+                keys = self._announced()
+            note.open_note(text, keys)
+            return Checkpoint.parse(body)
         except (FileNotFoundError, UnicodeDecodeError, Malformed, SignatureInvalid):
             return None
+
+    def _announced(self) -> list[note.Verifier]:
+        """Return the keys that this log's own leaves name in full: each pair's Ed25519 key."""
+        found = []
+        for kind in (*OPENING, "key.rotated"):
+            for leaf_hash, _ in self.select(type=kind):
+                body = leaf.parse(self.leaf(leaf_hash))["body"]
+                proofs = [one for one in body.get("proof", ()) if isinstance(one, Mapping)]
+                for key in map(str, [*body.get("vkeys", ()), *(one.get("key") for one in proofs)]):
+                    with suppress(BadKey):  # of a longer key the leaf has the SHA-256
+                        found.append(note.Verifier.from_vkey(key))
+        return found
 
     def _read_published(self) -> tuple[Checkpoint, str] | None:
         path = self.folder / "checkpoint"

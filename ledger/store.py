@@ -117,6 +117,9 @@ class Store(Protocol):
     def release(self) -> None:
         """Give up the claim."""
 
+    def close(self) -> None:
+        """Close the connections."""
+
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS log (
@@ -140,6 +143,8 @@ _SHUT = (
     " BEGIN SELECT RAISE(ABORT, 'the log is closed'); END"
 )
 
+
+_SETTLE_SECONDS = 2
 
 _Leaf = tuple[str, bytes, bytes, str, str, str | None, str | None]
 """idem, hash, data, then the facts: a row of leaves without seq and idx."""
@@ -171,14 +176,24 @@ class SqliteStore:
             self._reader.close()
 
     def settle(self) -> None:
-        """Write everything into the one file, so that it may be moved; raises StorageFailed."""
-        with self._write_lock:
+        """Write all into the one file, leave nothing beside it, and close: it may be moved then.
+
+        Raises StorageFailed while anybody else has the file open. He would go on writing beside
+        it under its old name, into whatever lies there then.
+        """
+        with self._write_lock, self._read_lock:
             try:
-                done = self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+                self._reader.close()
+                self._writer.execute(f"PRAGMA busy_timeout = {_SETTLE_SECONDS * 1000}")
+                self._writer.execute("PRAGMA journal_mode = DELETE")
+                self._writer.close()
             except sqlite3.Error as error:
-                raise StorageFailed(f"the ledger's database did not take it: {error}") from error
-        if done[0]:
-            raise StorageFailed("the ledger's database is read by another process: end that first")
+                if getattr(error, "sqlite_errorcode", None) != sqlite3.SQLITE_BUSY:
+                    raise StorageFailed(f"the ledger's database did not take it: {error}") from None
+                raise StorageFailed(
+                    "the ledger's database is open in another process: end that, then type this "
+                    "again"
+                ) from None
 
     def pin(self, origin: str) -> Head | None:
         """See `Store`."""

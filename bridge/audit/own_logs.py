@@ -64,11 +64,22 @@ class Judged:
 
 def judge(site_folder: Path, terms: Terms, progress: Progress | None = None) -> list[Judged]:
     """Judge every log of a site, oldest first; raises NotFound before the first checkpoint."""
-    numbers = range(1, ended.number_of_log(site_folder))
+    numbers = [
+        number
+        for number in range(1, ended.number_of_log(site_folder))
+        if not _is_empty(site_folder, number)
+    ]
     found = [_judge(ended.place(site_folder, number), terms, None) for number in numbers]
     if not (site_folder / "ledger" / "checkpoint").exists():
         raise NotFound("the log has no checkpoint yet; `radseal serve` publishes one")
     return [*found, _judge(site_folder, terms, progress)]
+
+
+def _is_empty(site_folder: Path, number: int) -> bool:
+    """Whether a log ended before its first leaf: nothing of it can be, or need be, judged."""
+    told = ended.how(site_folder, number)
+    published = ended.place(site_folder, number) / "ledger" / "checkpoint"
+    return told is not None and told.size == 0 and not published.exists()
 
 
 def _judge(home: Path, terms: Terms, progress: Progress | None) -> Judged:

@@ -19,9 +19,10 @@ from bridge.continuity.restore import Plan, Restored
 from bridge.continuity.restore import restore as restore_site
 from bridge.continuity.tar import Progress as Counted
 from bridge.errors import Refused, SettingsError, WrongUse
-from bridge.origins.ended import all_ended, store_of, under_way
+from bridge.origins.ended import all_ended, goes_on_as, store_of, under_way
 from bridge.origins.published import Standing, compare, fetch
 from bridge.site import Site
+from bridge.turns import using
 from ledger.checkpoint import Checkpoint
 from ledger.log import Log
 from ledger.verify import read_vkeys
@@ -66,12 +67,14 @@ def backup(
     Keep the three apart, and delete the vault's copy on its date: until then an erasure is not
     complete.
     """
-    settings = site.read(site.find_folder(site_))
-    with _bar("backup", _bytes_below(settings)) as progress:
-        made = back_up(
-            settings, file.absolute(), vault=vault and vault.absolute(),
-            keys=keys and keys.absolute(), days=expires, now=ambient.now(), progress=progress,
-        )  # fmt: skip
+    folder = site.find_folder(site_)
+    with using(folder):
+        settings = site.read(folder)
+        with _bar("backup", _bytes_below(settings)) as progress:
+            made = back_up(
+                settings, file.absolute(), vault=vault and vault.absolute(),
+                keys=keys and keys.absolute(), days=expires, now=ambient.now(), progress=progress,
+            )  # fmt: skip
     if json_:
         print_json({"site": made.site, "vault": made.vault, "keys": made.keys, "size": made.size})
         return
@@ -175,27 +178,21 @@ def continue_(
     it is; only a current one is closed.
     """
     folder = site.find_folder(site_)
-    settings = site.read(folder)
     with succession.alone(folder):
-        told = under_way(folder)
+        settings, told = site.read(folder), under_way(folder)
         if told is not None and told.origin != origin:
             raise WrongUse(f"it was begun with {told.origin}: type that again")
         if told is None and settings.origin != origin:
             newer = _newer(settings, published, behind=behind, current=current)
             succession.begin(settings, origin, newer, reason, by or os_user())
-        elif told is None and not _is_continuation(settings):
+        elif told is None and goes_on_as(folder) != origin:
             raise WrongUse(f"the log is called {origin} already; choose another name")
         succession.finish(folder)
-    with opened(folder) as rooms:
-        told = all_ended(rooms.site)[0].told
+        with opened(folder, alone=True) as rooms:
+            told = all_ended(rooms.site)[0].told
     end = "closed" if told.closed else "left as it was"
     typer.echo(f"{told.previous}: {end} at {told.size} leaves, in ledger-closed/{told.number}")
     typer.echo(f"{origin}: open; give its ledger.vkey to those who verify")
-
-
-def _is_continuation(settings: Site) -> bool:
-    ended = all_ended(settings)
-    return bool(ended) and ended[0].told.origin == settings.origin
 
 
 def _newer(
@@ -249,7 +246,7 @@ def rotate(
     folder = site.find_folder(site_)
     with succession.alone(folder):
         added = rotation.add_pair(site.read(folder), by or os_user(), reason)
-        with opened(folder):
+        with opened(folder, alone=True):
             pass  # says key.rotated, and publishes it under both pairs
     typer.echo("new keys sign beside the old ones" if added else "two pairs sign already")
     typer.echo("give ledger.vkey to those who verify and to witnesses; when all have it:")
@@ -261,9 +258,9 @@ def retire_old(by: By = None, site_: SiteOption = None) -> None:
     """End the overlap: the old keys are destroyed, the new ones sign alone."""
     folder = site.find_folder(site_)
     with succession.alone(folder):
-        with opened(folder) as rooms:
+        with opened(folder, alone=True) as rooms:
             dropped = rotation.drop_old_pairs(rooms, by or os_user())
-        with opened(folder) as rooms:
+        with opened(folder, alone=True) as rooms:
             settings = rooms.site  # says that the new pair signs alone
     if not dropped and rotation.signing(settings)[0].number == 1:
         raise Refused("there is only one pair; `radseal key rotate` makes a new one first")

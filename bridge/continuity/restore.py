@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -30,6 +31,7 @@ from bridge.origins.published import Standing, compare, fetch
 from bridge.site import Site
 from bridge.store import copies
 from bridge.store.database import migrate
+from bridge.turns import Busy, Turns
 from bridge.vault import make_tables
 from ledger.checkpoint import Checkpoint
 from ledger.errors import LedgerError
@@ -82,21 +84,42 @@ def restore(plan: Plan, target: Path, now: datetime, progress: Progress) -> Rest
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise WrongUse(f"{target} is not empty; choose a new folder")
     part = target.with_name(f"{target.name}.restoring")
-    shutil.rmtree(part, ignore_errors=True)  # of one that was killed
-    part.mkdir(parents=True, mode=0o700)
-    try:
-        said = _unpack(plan, part, now, progress)
-        vault = (part / _VAULT_ROWS).exists()
-        settings = _settle(part)
-        size, standing = _judge(plan, settings)
-        os.sync()  # everything that was unpacked, before it gets its name
-        if target.exists():
-            target.rmdir()
-        part.rename(target)
-        fsync_folder(target.parent)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with _alone(part):
+        try:
+            _clear(part)
+            said = _unpack(plan, part, now, progress)
+            vault = (part / _VAULT_ROWS).exists()
+            settings = _settle(part)
+            size, standing = _judge(plan, settings)
+            os.sync()  # everything that was unpacked, before it gets its name
+            if target.exists():
+                target.rmdir()
+            part.rename(target)
+            fsync_folder(target.parent)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
     return Restored(target, said, size, standing, vault, (target / "keys/site.key").exists())
+
+
+@contextmanager
+def _alone(part: Path) -> Iterator[None]:
+    """Have the folder alone; the lock stays ours when it gets its name."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(Turns(part / ".locks").changing(0.0))
+        except Busy:
+            raise Refused(f"another restore works in {part}; wait for its end") from None
+        yield
+
+
+def _clear(part: Path) -> None:
+    """Remove what a restore left that was killed."""
+    for path in part.iterdir():
+        if path.is_dir() and path.name != ".locks":
+            shutil.rmtree(path)
+        elif not path.is_dir():
+            path.unlink()
 
 
 def _unpack(plan: Plan, part: Path, now: datetime, progress: Progress) -> dict[str, Any]:

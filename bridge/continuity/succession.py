@@ -3,10 +3,11 @@
 Why: the log was restored from a copy behind what was published (appending to it would be a second
 history), its keys are compromised, or it has grown as large as it should. Then, in this order:
 
+    0  nobody else has the log open, from before site.toml is read until the end (`alone`)
     1  continuing.json says what will be done; every other command now refuses
     2  the old log takes no more leaves; where it can be signed honestly, log.closed is its last
     3  its folder, rows and vkeys move to ledger-closed/<n>/
-    4  new keys; `origin` in site.toml is the new one
+    4  new keys; `origin` in site.toml is the new one, and the new log, empty, is bound to it
     5  continuing.json becomes ledger-closed/<n>/continued.json: **now the new log is open**
 
 The next who opens the site says log.continued, and carries over what the old log had taken and
@@ -17,7 +18,7 @@ from __future__ import annotations
 
 import fcntl
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -38,6 +39,7 @@ from bridge.origins.ended import (
 from bridge.origins.signing import drop_all, folder_of, make_pair, pairs, write_secret
 from bridge.record import SYSTEM
 from bridge.site import Site
+from bridge.turns import Busy, Turns
 from ledger import leaf
 from ledger.checkpoint import Checkpoint
 from ledger.errors import SecondSequencer
@@ -46,19 +48,35 @@ from ledger.merkle import EMPTY
 from ledger.sequencer import Sequencer
 from ledger.store import SqliteStore
 
-__all__ = ["alone", "begin", "finish"]
+__all__ = ["WAIT", "alone", "begin", "finish"]
+
+WAIT = 10.0
+"""Seconds that we wait for short commands to end."""
 
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Keep `radseal serve` away while a site's log or keys change; raises WrongUse if it runs."""
+    """Be the only one who has a site's log, while it or its keys change.
+
+    Enter this before site.toml is read. Short commands are waited for. Raises WrongUse while
+    `radseal serve` runs, Refused while a worker or another command does, SettingsError where no
+    site is.
+    """
+    site.read(folder)
     locks = folder / ".locks"
     locks.mkdir(exist_ok=True, mode=0o700)
-    with (locks / "serve").open("w") as lock:
+    with (locks / "serve").open("w") as lock, ExitStack() as stack:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise WrongUse("`radseal serve` runs on this site; stop it first") from None
+        try:
+            stack.enter_context(Turns(locks).changing(ambient.monotonic() + WAIT))
+        except Busy:
+            raise Refused(
+                "a `radseal worker` or another command uses this site's log; end it, then type "
+                "this again"
+            ) from None
         yield
 
 
@@ -91,6 +109,8 @@ def finish(folder: Path) -> None:
         return
     target = place(folder, told.number)
     target.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for made in (folder, target.parent):  # before anything moves into what might not be there
+        fsync_folder(made)
     if not _is_put_away(settings, told):
         told = _end(settings, told)
     for name in ("ledger", "ledger.vkey", "ledger.policy"):
@@ -99,8 +119,9 @@ def finish(folder: Path) -> None:
     make_pair(folder_of(folder, told.number + 1), told.origin, 1, ambient.entropy, {})
     if settings.origin != told.origin:
         write_secret(folder / "site.toml", site.renamed(settings, told.origin).encode())
-    fsync_folder(target.parent)
+    _bind(settings, told.origin)
     fsync_folder(target)
+    fsync_folder(folder)
     if told.closed:
         # Nothing will ever be signed by them again. Those of a log that was left open stay: whoever
         # finds its newest state can still close it.
@@ -108,6 +129,15 @@ def finish(folder: Path) -> None:
     (folder / "continuing.json").rename(target / "continued.json")
     fsync_folder(target)
     fsync_folder(folder)
+
+
+def _bind(settings: Site, origin: str) -> None:
+    """Give the new log its name before anybody opens it."""
+    store = store_of(settings)
+    try:
+        store.pin(origin)
+    finally:
+        store.close()
 
 
 def _is_put_away(settings: Site, told: Continuation) -> bool:
@@ -134,6 +164,7 @@ def _end(settings: Site, told: Continuation) -> Continuation:
             store.put_away(f"ledger_closed_{told.number}")
         else:
             store.settle()
+            fsync_folder(settings.folder)  # what lay beside it is gone
             target = place(settings.folder, told.number) / "ledger.db"
             (settings.folder / "ledger.db").rename(target)
             fsync_folder(target.parent)
@@ -145,7 +176,7 @@ def _end(settings: Site, told: Continuation) -> Continuation:
 def _close(
     settings: Site, told: Continuation, store: SqliteStore | PostgresStore, now: datetime
 ) -> None:
-    """Publish what waits, then log.closed as the last leaf."""
+    """Publish what waits, then log.closed as the last leaf; of a log without leaves, nothing."""
     keys = pairs(folder_of(settings.folder, told.number), told.previous)
     signers = [signer for pair in keys for signer in pair.signers]
     log = open_log(settings.folder / "ledger", store, told.previous, signers)
@@ -156,6 +187,9 @@ def _close(
     )  # fmt: skip
     try:
         with Sequencer(log) as sequencer:
+            if not log.began():  # made, and never opened
+                log.shut()
+                return
             sequencer.sequence(now)
             log.shut(idem, leaf.render(made))
             sequencer.sequence(now)

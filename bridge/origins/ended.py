@@ -26,8 +26,8 @@ from ledger.log import Log
 from ledger.store import SqliteStore
 
 __all__ = [
-    "Continuation", "Ended", "all_ended", "number_of_log", "origins", "place", "store_of",
-    "under_way", "write_plan",
+    "Continuation", "Ended", "all_ended", "goes_on_as", "how", "number_of_log", "origins", "place",
+    "store_of", "under_way", "write_plan",
 ]  # fmt: skip
 
 _PLAN = "continuing.json"
@@ -39,7 +39,7 @@ class Continuation:
 
     `size` and `root` (base64) are the last state of the old log that is known to be published;
     `closed` says whether its last leaf is log.closed, which it is only where nothing newer
-    than ours was published.
+    than ours was published. A log that never had a leaf ends at size 0, without one.
     """
 
     number: int
@@ -78,7 +78,7 @@ def all_ended(site: Site) -> list[Ended]:
     """Open the logs that ended, newest first; raises SettingsError where one cannot be told."""
     found = []
     for number in range(number_of_log(site.folder) - 1, 0, -1):
-        told = _read(place(site.folder, number) / "continued.json")
+        told = how(site.folder, number)
         if told is None:
             raise SettingsError(f"ledger-closed/{number} is incomplete: restore it from the backup")
         folder = place(site.folder, number) / "ledger"
@@ -91,6 +91,17 @@ def number_of_log(site_folder: Path) -> int:
     closed = site_folder / "ledger-closed"
     numbers = [int(one.parent.name) for one in closed.glob("*/continued.json")]
     return max(numbers, default=0) + 1
+
+
+def how(site_folder: Path, number: int) -> Continuation | None:
+    """Say how a log ended; None where none of this number did. Raises SettingsError."""
+    return _read(place(site_folder, number) / "continued.json")
+
+
+def goes_on_as(site_folder: Path) -> str | None:
+    """Give the name that the open log got when the one before it ended; None for a first log."""
+    told = how(site_folder, number_of_log(site_folder) - 1)
+    return None if told is None else told.origin
 
 
 def origins(site: Site) -> set[str]:

@@ -71,11 +71,17 @@ class Lineage:
         return None
 
     def carry_unpublished(self) -> None:
-        """Say here what the newest ended log took and never published; again, nothing happens."""
-        if self.ended:
-            for leaf_hash in self.ended[0].unpublished():
-                kind = leaf.parse(self.ended[0].leaf(leaf_hash))["type"]
-                if kind.partition(".")[0] not in _OF_ONE_LOG:
+        """Say here what ended logs took and never published, oldest first; again, nothing happens.
+
+        What a later log took over is its own to publish or to hand on.
+        """
+        for place in reversed(range(len(self.ended))):
+            log, later = self.ended[place], self.ended[:place]
+            for leaf_hash in log.unpublished():
+                record = leaf.parse(log.leaf(leaf_hash))
+                if record["type"].partition(".")[0] in _OF_ONE_LOG:
+                    continue
+                if all(one.find(record["idem"]) is None for one in later):
                     self.here(leaf_hash)
 
     def _carry(self, idem: str) -> bytes | None:

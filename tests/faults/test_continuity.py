@@ -144,6 +144,14 @@ def test_a_log_on_postgresql_ends_and_goes_on(
             lambda: list(ward.states().values()) == ["delivered"], seconds=60, what="delivery"
         )
         assert ward.stop() == 0
+        ward.worker()  # it has the log open, and serves no port
+        servers.wait_until(
+            lambda: "worker.ready" in ward.log.read_text(encoding="utf-8"), seconds=60,
+            what="a worker",
+        )  # fmt: skip
+        refused = radseal("ledger", "continue", NEW, "--current", "--site", ward.folder, code=1)
+        assert "a `radseal worker` or another command uses this site's log" in refused.stderr
+        ward.stop("worker")
         ward.radseal("ledger", "continue", NEW, "--current", "--reason", "compromise")
         ward.radseal("ledger", "continue", NEW, "--current")
         ward.serve()

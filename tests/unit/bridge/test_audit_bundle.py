@@ -673,10 +673,10 @@ def test_without_a_cosigned_checkpoint_a_quorum_is_not_reached(read):
 def test_a_study_of_a_log_that_ended_is_exported_from_the_one_that_goes_on(read):
     folder = read.settings.folder
     publish(read.rooms)
+    read.close()
     with succession.alone(folder):
         succession.begin(read.settings, "new.example.org/log", None, "size", "clerk")
         succession.finish(folder)
-    read.close()
     read.settings = site.read(folder)
     read.work = EngineClient(read.settings.database_url)
     read.rooms = replace(open_rooms(read.settings, read.work), clock=read.clock)

@@ -404,6 +404,7 @@ def test_ended_logs_go_along(desk, tmp_path):
     compose.compose(desk.rooms, run)
     publish(desk.rooms)
     folder = desk.settings.folder
+    desk.close()
     with succession.alone(folder):
         succession.begin(site.read(folder), NEW, None, "size", "clerk")
         succession.finish(folder)

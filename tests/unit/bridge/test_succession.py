@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import threading
@@ -12,7 +13,8 @@ from pathlib import Path
 import bench
 import pytest
 
-from bridge import compose, deliver, grant, site
+from bridge import ambient, compose, deliver, grant, site
+from bridge.audit import own_logs
 from bridge.consent.document import parse
 from bridge.continuity import rotation, succession
 from bridge.engine import EngineClient
@@ -22,10 +24,13 @@ from bridge.origins import ended
 from ledger import leaf
 from ledger.checkpoint import Checkpoint
 from ledger.errors import SignatureInvalid, StorageFailed
-from ledger.store import SqliteStore
+from ledger.merkle import EMPTY, leaf_hash
+from ledger.store import Facts, Last, SqliteStore
+from ledger.trace import Terms
 from ledger.verify import open_checkpoint, read_vkeys, verify_log
 
 NEW = "new.example.org/log"
+THIRD = "third.example.org/log"
 NO_PICTURE = {"deployment": {"results": {"secondary_capture": False}}}
 
 
@@ -115,7 +120,9 @@ def test_a_study_received_before_finishes_after(desk, pacs, behind):
     folder = desk.settings.folder
     if not behind:
         publish(desk.rooms)
-    carry_on(folder, newer=seen_by_others(desk.rooms) if behind else None)
+    newer = seen_by_others(desk.rooms) if behind else None
+    desk.close()
+    carry_on(folder, newer=newer)
     moved(desk)
     with publishing(desk.rooms):
         for destination in deliver.open_deliveries(desk.rooms, run):
@@ -151,6 +158,7 @@ def test_a_delivery_is_tried_again_after(desk, pacs):
         for destination in deliver.open_deliveries(desk.rooms, run):
             deliver.send(desk.rooms, run, destination, 0)
     assert pacs.received == []
+    desk.close()
     carry_on(desk.settings.folder)
     moved(desk)
     from bridge import acts
@@ -168,9 +176,8 @@ def test_a_delivery_is_tried_again_after(desk, pacs):
 
 
 def test_a_model_retired_after_and_a_consent_withdrawn_after(desk):
-    from bridge import ambient
-
     publish(desk.rooms)
+    desk.close()
     carry_on(desk.settings.folder)
     moved(desk)
     (document,) = desk.rows("consents")
@@ -189,7 +196,9 @@ def test_what_was_taken_and_not_published_is_said_again(desk):
     ]
     text = bench.consent("deny", bench.BERT)
     identity = grant.keep(desk.rooms, text, parse(text), None, by="clerk")
-    carry_on(desk.settings.folder, newer=seen_by_others(desk.rooms))
+    newer = seen_by_others(desk.rooms)
+    desk.close()
+    carry_on(desk.settings.folder, newer=newer)
     moved(desk)
     leaves = desk.leaves()
     # A log's own affairs are not carried; the patient's word is.
@@ -203,10 +212,12 @@ def test_a_second_continuation_carries_through_both(desk, pacs):
     _, run = composed(desk)
     publish(desk.rooms)
     folder = desk.settings.folder
+    desk.close()
     carry_on(folder)
     moved(desk)
     with publishing(desk.rooms):
         (destination,) = deliver.open_deliveries(desk.rooms, run)  # carries what was composed
+    desk.close()
     with succession.alone(folder):
         succession.begin(site.read(folder), "third.example.org/log", None, "size", "clerk")
         succession.finish(folder)
@@ -230,6 +241,7 @@ def test_old_facts_are_still_found_and_proven(desk):
     ref = leaf.ref(desk.rooms.record.log.select(type="result.composed")[0][0])
     old_keys = read_vkeys((folder / "ledger.vkey").read_text())
     place = desk.rooms.record.covered(ref)
+    desk.close()
     carry_on(folder)
     moved(desk)
     record = desk.rooms.record
@@ -243,17 +255,24 @@ def test_old_facts_are_still_found_and_proven(desk):
 
 
 def test_the_old_log_takes_nothing_more_even_from_who_had_it_open(tmp_path):
-    create(tmp_path / "s", "n", bench.ORIGIN)
-    rooms = opened(tmp_path / "s")
+    folder = create(tmp_path / "s", "n", bench.ORIGIN).folder
+    rooms = opened(folder)
     publish(rooms)
-    other = SqliteStore(tmp_path / "s/ledger.db")
-    rooms.record.log.store.close()
-    carry_on(tmp_path / "s")
-    from ledger.store import Facts
-
+    other = SqliteStore(folder / "ledger.db")
+    shut(rooms)
+    with pytest.raises(StorageFailed, match="open in another process"):
+        carry_on(folder)  # moved under its hands, the new log would be written by it
+    assert (folder / "ledger.db").exists()
     with pytest.raises(StorageFailed, match="the log is closed"):
         other.append("k", b"x", b"\1" * 32, Facts("config.changed", "now"))
     other.close()
+    carry_on(folder)
+    assert sorted(path.name for path in (folder / "ledger-closed/1").iterdir()) == [
+        "continued.json", "ledger", "ledger.db", "ledger.policy", "ledger.vkey"
+    ]  # fmt: skip
+    assert not [path.name for path in folder.glob("ledger.db-*")]
+    publish(opened(folder))
+    assert verify(folder).counts == {"log.continued": 1}
 
 
 def test_the_new_origin_is_checked_before_anything_is_done(tmp_path):
@@ -288,6 +307,119 @@ def test_a_site_that_is_served_is_left_alone(tmp_path):
         succession.alone(folder),
     ):
         pass
+
+
+# --- a log that never had a leaf -----------------------------------------------------------------
+
+
+def third(folder, newer=None):
+    with succession.alone(folder):
+        succession.begin(site.read(folder), THIRD, newer, "size", "clerk")
+        succession.finish(folder)
+
+
+def test_an_empty_log_ends_without_a_last_leaf(tmp_path):
+    folder = create(tmp_path / "s", "n", bench.ORIGIN).folder
+    carry_on(folder)
+    rooms = opened(folder)
+    publish(rooms)
+    (said,) = [leaf.parse(rooms.record.log.leaf(one)) for one, _ in rooms.record.log.select()]
+    assert (said["type"], said["body"]["size"]) == ("log.continued", 0)
+    assert said["body"]["root"] == leaf.ref(EMPTY)
+    assert verify(folder).origin == NEW
+    assert not list((folder / "ledger-closed/1/ledger").rglob("checkpoint"))
+    assert SqliteStore(folder / "ledger-closed/1/ledger.db").select() == []
+    judged = own_logs.judge(folder, Terms())
+    assert [(one.good, one.report.origin) for one in judged] == [(True, NEW)]
+
+
+def test_continued_again_before_anybody_opened_the_site(tmp_path):
+    folder = create(tmp_path / "s", "n", bench.ORIGIN).folder
+    publish(opened(folder))
+    gc.collect()
+    carry_on(folder)
+    third(folder)  # a crash between finish() and the first opening
+    publish(opened(folder))
+    report = verify(folder)
+    assert (report.origin, report.counts) == (THIRD, {"log.continued": 1})
+    assert opened(folder).record.body(first_leaf(folder))["previous"] == NEW
+    assert verify(folder / "ledger-closed/1").counts["log.closed"] == 1
+    judged = own_logs.judge(folder, Terms())
+    assert [(one.good, one.report.origin) for one in judged] == [
+        (True, bench.ORIGIN), (True, THIRD)
+    ]  # fmt: skip
+
+
+def test_a_log_that_was_shut_with_log_closed_alone_is_ended_by_typing_it_again(tmp_path):
+    """As an earlier build of this release left it: it could be neither published nor opened."""
+    folder = create(tmp_path / "s", "n", bench.ORIGIN).folder
+    succession.begin(site.read(folder), NEW, None, "size", "clerk")
+    store = SqliteStore(folder / "ledger.db")
+    store.pin(bench.ORIGIN)
+    now = ambient.now()
+    made = leaf.render(leaf.record(
+        id=ambient.new_leaf_id(now), type="log.closed", time=now, node="n",
+        actor={"kind": "system", "id": "r"}, idem="log/closed",
+        body={"reason": "size", "next": NEW, "by": "clerk"},
+    ))  # fmt: skip
+    store.shut(Last("log/closed", made, leaf_hash(made), Facts("log.closed", "now")))
+    store.close()
+    carry_on(folder)
+    publish(opened(folder))
+    assert verify(folder).counts == {"log.continued": 1}
+
+
+def denied(rooms, number=1):
+    """An acknowledged leaf of a patient's; not published."""
+    subject = rooms.vault.subject("GH", "1").alias
+    body = {"document": leaf.ref(bytes(32)), "status": "active", "source": "fhir"}
+    idem = f"consent/{number}/granted"
+    rooms.record.say("consent.granted", idem, body, subject=subject)
+    return idem
+
+
+@pytest.mark.parametrize("closed", [True, False])
+def test_what_the_first_of_three_logs_took_and_nobody_published_is_in_the_third(tmp_path, closed):
+    folder = create(tmp_path / "s", "n", bench.ORIGIN).folder
+    rooms = opened(folder)
+    publish(rooms)
+    idem, newer = denied(rooms), seen_by_others(rooms)
+    shut(rooms)
+    carry_on(folder, newer=newer)
+    third(folder, None if closed else Checkpoint(NEW, 0, EMPTY))  # nobody had opened the second
+    rooms = opened(folder)
+    publish(rooms)
+    record = leaf.parse(rooms.record.log.leaf(rooms.record.log.find(idem)))
+    assert record["carried"]["origin"] == bench.ORIGIN
+    count = len(rooms.record.log.select())
+    shut(rooms)
+    assert verify(folder).counts == {"log.continued": 1, "consent.granted": 1}
+    rooms = opened(folder)
+    assert len(rooms.record.log.select()) == count == 2
+    shut(rooms)
+
+
+@pytest.mark.parametrize("published", [True, False])
+def test_what_the_second_log_has_taken_over_is_not_lost_and_not_doubled(tmp_path, published):
+    folder = create(tmp_path / "s", "n", bench.ORIGIN).folder
+    rooms = opened(folder)
+    publish(rooms)
+    one, newer = denied(rooms), seen_by_others(rooms)
+    shut(rooms)
+    carry_on(folder, newer=newer)
+    rooms = opened(folder)
+    if published:
+        publish(rooms)
+    two, newer = denied(rooms, 2), Checkpoint(NEW, 70, b"\7" * 32)
+    shut(rooms)
+    third(folder, newer)
+    rooms = opened(folder)
+    publish(rooms)
+    assert rooms.record.log.find(two) is not None
+    # Published in the second log it is a fact there; nobody needs it here.
+    assert (rooms.record.log.find(one) is None) == published
+    shut(rooms)
+    assert verify(folder).counts["consent.granted"] == (1 if published else 2)
 
 
 # --- a crash at every write, before it and after it ---------------------------------------------

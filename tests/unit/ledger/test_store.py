@@ -228,3 +228,29 @@ def test_a_settled_file_can_be_moved_alone(store, tmp_path):
     other = SqliteStore(tmp_path / "moved/ledger.db")
     assert other.find(idem="k0") == Row(hash_of(0), None, b"x")
     other.close()
+
+
+def test_a_settled_store_has_one_file_and_lets_go_of_it(store, tmp_path):
+    store.append("k0", b"x", hash_of(0), FACTS)
+    store.settle()
+    assert [path.name for path in tmp_path.iterdir()] == ["ledger.db"]
+    with pytest.raises(StorageFailed):
+        store.append("k1", b"x", hash_of(1), FACTS)
+    with pytest.raises(StorageFailed):
+        store.head()
+
+
+def test_a_file_that_another_has_open_is_not_settled_and_goes_on(store, tmp_path):
+    store.append("k0", b"x", hash_of(0), FACTS)
+    other = SqliteStore(tmp_path / "ledger.db")
+    other.head()
+    with pytest.raises(StorageFailed, match="open in another process"):
+        store.settle()
+    store.close()
+    assert other.append("k1", b"x", hash_of(1), FACTS).fresh
+    other.close()
+    again = SqliteStore(tmp_path / "ledger.db")
+    again.settle()
+    assert sqlite3.connect(tmp_path / "ledger.db").execute(
+        "SELECT count(*) FROM leaves"
+    ).fetchone() == (2,)
