@@ -24,6 +24,7 @@ from ledger.verify import read_vkeys, verify_log
 
 pytestmark = [pytest.mark.fault, pytest.mark.timeout(300)]
 
+TURNS = 20 if os.environ.get("RADSEAL_SOAK") == "full" else 2
 NEW = "soak.radseal.example/after"
 DATABASES = ["sqlite", pytest.param("postgresql", marks=pytest.mark.peer)]
 
@@ -172,6 +173,7 @@ def worked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield ward.folder
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
@@ -188,13 +190,13 @@ def test_a_command_that_is_killed_is_typed_again(
     radseal(*words, "--site", folder)
     whole = time.monotonic() - started
     killed = 0
-    for turn in range(5):
+    for turn in range(TURNS):
         folder = Path(shutil.copytree(worked, tmp_path / f"{turn}"))
         command = [sys.executable, "-m", "bridge", *words, "--site", str(folder)]
         with subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         ) as process:
-            time.sleep(whole * (0.4 + turn * 0.12))
+            time.sleep(whole * (0.4 + turn * 0.6 / TURNS))
             process.send_signal(signal.SIGKILL)
             killed += process.wait() == -signal.SIGKILL
         radseal(*words, "--site", folder)
