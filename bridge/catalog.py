@@ -203,7 +203,7 @@ class Catalog:
             raise NotFound(f"no model is called {name}; see `radseal model list`")
         row = rows[0]
         registrant = next(a["by"] for a in row.acts if a["act"] == "registered")
-        if act == "approve" and by == registrant:
+        if act == "approve" and by.strip().casefold() == registrant.strip().casefold():
             raise Refused("the person who registered a model cannot approve it; ask a second one")
         try:
             state = registry.transition(registry.State(row.state), registry.Act(act))

@@ -7,16 +7,18 @@ Exit status 0: verified, last line `OK …`. 1: checked and refused, last line `
 from __future__ import annotations
 
 import argparse
+import errno
 import gc
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ledger import bundle, leaf, verify
+from ledger import ancestors, bundle, leaf, verify
 from ledger.archive import is_archive
-from ledger.errors import BadKey, LedgerError, MalformedPolicy, VerifyError
-from ledger.policy import Policy, of_keys
+from ledger.errors import BadKey, LedgerError, MalformedPolicy, VerifyError, printable
+from ledger.policy import NO_QUORUM, Policy, of_keys
+from ledger.source import PROOF_SIZE, Folder
 from ledger.trace import Terms
 
 __all__ = ["main"]
@@ -31,7 +33,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     check = commands.add_parser("verify", help="a log, a .tlog-proof file or an audit bundle")
     _options(check)
     options = parser.parse_args(arguments)
-    gc.disable()  # nothing here makes cycles; looking for some costs an audit a fifth of its time
     try:
         policy = _trusted(options)
         saved = None if options.saved is None else _text(options.saved)
@@ -43,8 +44,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except LedgerError as error:
         print(f"FAIL {error}")
         return 1
-    print("\n".join(lines))
+    _say(lines)
     return 0
+
+
+def _say(lines: Sequence[str]) -> None:
+    print("\n".join(map(printable, lines)))
 
 
 def _options(check: argparse.ArgumentParser) -> None:
@@ -53,7 +58,10 @@ def _options(check: argparse.ArgumentParser) -> None:
     trust.add_argument("--vkey", action="append", help="a vkey, or a file with one a line")
     trust.add_argument("--policy", type=Path, help="a tlog-policy: log keys, witnesses, quorum")
     check.add_argument("--saved", type=Path, help="a checkpoint kept earlier; the log continues it")
-    check.add_argument("--min-size", type=_count, default=0, help="leaves that there must be")
+    check.add_argument("--min-size", type=_count, default=0,
+                       help="leaves that there must be; by a quorum witnessed ones")  # fmt: skip
+    check.add_argument("--previous", action="append", default=[], metavar="LOG",
+                       help="a log that it continues, verified too; newest first")  # fmt: skip
     usual = Terms()
     check.add_argument("--sla", type=_count, help="seconds until a study must be closed")
     check.add_argument("--review", type=_count, default=usual.review_seconds,
@@ -73,11 +81,7 @@ def _count(text: str) -> int:
 def _trusted(options: argparse.Namespace) -> Policy:
     if options.policy is not None:
         return Policy.parse(_text(options.policy))
-    keys: list[str] = []
-    for text in options.vkey:
-        # A vkey of ML-DSA is longer than a file's name can be.
-        file = Path(text) if len(text) < 1000 else None
-        keys += verify.read_vkeys(_text(file)) if file is not None and file.is_file() else [text]
+    keys = [key for text in options.vkey for key in verify.named_vkeys(text)]
     return of_keys(keys)
 
 
@@ -90,17 +94,23 @@ def _verify(
     where: str, policy: Policy, options: argparse.Namespace, saved: str | None
 ) -> list[str]:
     path = Path(where)
-    if where.startswith(("http://", "https://")) or path.is_dir():
+    on_web = where.startswith(("http://", "https://"))
+    if not on_web and path.exists() and not (path.is_dir() or path.is_file()):
+        raise OSError(errno.EINVAL, "it is neither a folder nor a plain file", where)
+    if on_web or path.is_dir():
         terms = Terms(options.sla, options.review, options.skew, options.approvals)
-        return _log(where, policy, terms, saved, options.min_size)
-    if saved is not None or options.min_size:
-        raise BadKey("--saved and --min-size are about a log's folder or address")
+        return _log(where, policy, terms, saved, options)
+    if saved is not None or options.min_size or options.previous:
+        raise BadKey("--saved, --min-size and --previous are about a log's folder or address")
     return _bundle(path, policy) if is_archive(path) else _proof(path, policy)
 
 
-def _log(where: str, policy: Policy, terms: Terms, saved: str | None, least: int) -> list[str]:
-    progress = _show if sys.stderr.isatty() else None
+def _log(
+    where: str, policy: Policy, terms: Terms, saved: str | None, options: argparse.Namespace
+) -> list[str]:
+    progress, least = _show if sys.stderr.isatty() else None, options.min_size
     report = verify.audit(where, policy, terms, saved=saved, min_size=least, progress=progress)
+    report = ancestors.compare(report, options.previous, policy, terms)
     lines = [f"{name:24} {count}" for name, count in sorted(report.counts.items())]
     lines += [f"still open: study.received at leaf {index}" for index in report.open_studies]
     lines += [f"not covered by the checkpoint yet: {path}" for path in report.ahead]
@@ -110,10 +120,11 @@ def _log(where: str, policy: Policy, terms: Terms, saved: str | None, least: int
     if report.cosigned and report.witnessed < report.size:
         lines.append(f"not witnessed yet: the leaves from {report.witnessed} on")
     if report.violations:
-        print("\n".join([*lines, *(str(one) for one in report.violations)]))
+        _say([*lines, *(str(one) for one in report.violations)])
         raise verify.finding(report)
-    root = leaf.ref(report.root)
-    return [*lines, f"OK {report.origin}: {report.size} leaves, {report.files} files, root {root}"]
+    seen = f" ({report.witnessed} witnessed)" if policy.quorum != NO_QUORUM else ""
+    what = f"{report.size} leaves{seen}, {report.files} files, root {leaf.ref(report.root)}"
+    return [*lines, f"OK {report.origin}: {what}"]
 
 
 def _signatures(unchecked: Sequence[str], cosigned: Mapping[str, int]) -> list[str]:
@@ -134,7 +145,7 @@ def _show(done: int, size: int) -> None:
 def _bundle(path: Path, policy: Policy) -> list[str]:
     report = bundle.verify(path, policy)
     if report.violations:
-        print("\n".join(f"finding: {one}" for one in report.violations))
+        _say([f"finding: {one}" for one in report.violations])
         raise VerifyError(path.name, f"{len(report.violations)} findings of the rules")
     point = report.verdict.checkpoint
     lines = [f"still open: study.received at leaf {index}" for index in report.open_studies]
@@ -147,7 +158,7 @@ def _bundle(path: Path, policy: Policy) -> list[str]:
 
 def _proof(path: Path, policy: Policy) -> list[str]:
     try:
-        text = path.read_bytes().decode()
+        text = Folder(path.parent).read(path.name, PROOF_SIZE).decode()
     except UnicodeDecodeError:
         raise VerifyError(path.name, "is not UTF-8") from None
     report = verify.verify_proof(text, policy)
@@ -160,4 +171,5 @@ def _proof(path: Path, policy: Policy) -> list[str]:
 
 
 if __name__ == "__main__":
+    gc.disable()  # nothing here makes cycles; looking for some costs an audit a fifth of its time
     sys.exit(main())

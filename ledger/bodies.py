@@ -99,7 +99,8 @@ def _one_of(*words: str) -> Shape:
 
 CODE = _text("a code without spaces", r"[A-Za-z0-9][A-Za-z0-9_.:/+-]{0,99}")
 LABEL = Shape("a printable label of at most 200 characters", _is_label, r'"[ !#-\[\]-~]{1,200}"')
-COUNT = Shape("a whole number from 0", _is_count, "(?:0|[1-9][0-9]{0,15})")
+# As many digits as always fit into 53 bits.
+COUNT = Shape("a whole number from 0", _is_count, "(?:0|[1-9][0-9]{0,14})")
 DIGEST = _text("a SHA-256 in 64 lower-case hex digits", r"[0-9a-f]{64}")
 HASH = _text("32 bytes in base64", _HASH)
 TAG = _text("a DICOM tag in 8 lower-case hex digits", r"[0-9a-f]{8}")

@@ -154,7 +154,7 @@ def verify(path: Path, policy: Policy) -> Report:
     trace = _trace(verdict, records)
     return Report(
         verdict, records, tuple(trace.violations), tuple(trace.open_studies()),
-        tuple(trace.notes), disclosures, keys, disclosed, artifacts,
+        (*trace.notes, *trace.borrowed()), disclosures, keys, disclosed, artifacts,
     )  # fmt: skip
 
 

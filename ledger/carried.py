@@ -17,7 +17,7 @@ from typing import Any
 
 from ledger import leaf, merkle
 
-__all__ = ["carry", "is_word_for_word", "original"]
+__all__ = ["carry", "is_word_for_word", "original", "unproven"]
 
 
 def carry(old: Mapping[str, Any], origin: str, refs: Sequence[Mapping[str, str]]) -> dict[str, Any]:
@@ -51,3 +51,10 @@ def is_word_for_word(record: Mapping[str, Any], was: Mapping[str, str]) -> bool:
     except KeyError:
         return False
     return leaf.ref(merkle.leaf_hash(data)) == str(record["carried"]["leaf"])
+
+
+def unproven(origin: str, count: int) -> str:
+    """Say that a log without the earlier one proves nothing of what it carries from that."""
+    what = "leaf is carried" if count == 1 else "leaves are carried"
+    proven = "it is proven" if count == 1 else "they are proven"
+    return f"{count} {what} from {origin}; {proven} only together with that log"

@@ -22,6 +22,8 @@ from ledger.trace_memory import Places
 
 __all__ = ["Progress", "Rebuilt"]
 
+_KEY = (1 << 48) - 1
+
 Progress = Callable[[int, int], None]
 """Told how many leaves of how many were read."""
 
@@ -30,7 +32,8 @@ class Rebuilt:
     """One reading of a log from its first leaf to its last.
 
     After `read`: `made` are the paths of the files that the tree needs, `roots` the roots it had
-    at the sizes that were asked for, `trace` what its leaves tell.
+    at the sizes that were asked for, `met` the wanted leaves that it has, `trace` what its leaves
+    tell.
     """
 
     def __init__(
@@ -40,16 +43,19 @@ class Rebuilt:
         trace: Trace,
         sizes: Collection[int] = (),
         progress: Progress | None = None,
+        wanted: Collection[str] = (),
     ) -> None:
         self.source = source
         self.point = point
         self.made: set[str] = set()
         self.roots = {0: merkle.EMPTY}
+        self.met: set[bytes] = set()
         self.trace = trace
         self.trace.recall_by(self._recall)
         self._sizes = sorted(sizes)
-        self._places = Places()
+        self._places, self._idems = Places(), Places()
         self._progress = progress
+        self._wanted = frozenset(map(leaf.unref, wanted))
         self._entries = functools.lru_cache(4)(self._read_entries)
 
     def read(self) -> None:
@@ -74,6 +80,7 @@ class Rebuilt:
                 self._progress(edge.size, point.size)
         if edge.root() != point.root:
             raise VerifyError("checkpoint", "the entries do not lead to the signed root")
+        self._each_once()
 
     def _compare(self, tile: Tile, derived: bytes) -> None:
         path, data = read_tile(self.source, tile)
@@ -88,13 +95,39 @@ class Rebuilt:
 
     def _judge(self, start: int, hashes: Sequence[bytes], entries: Sequence[bytes]) -> None:
         self._places.add(hashes)
+        idems: list[int] = []
         for number, (value, entry) in enumerate(zip(hashes, entries, strict=True), start):
             try:
                 record = leaf.parse(entry)
             except LeafError as error:
                 self.trace.blame(number, "", "R0", str(error))
+                idems.append(number)
             else:
+                idems.append(hash(record["idem"]) & _KEY)
                 self.trace.see(number, value, record)
+        self._idems.put(idems)
+        if self._wanted:
+            self.met |= self._wanted.intersection(hashes)
+
+    def _each_once(self) -> None:
+        """Blame the leaves that say a fact (`idem`) again; the second reading must be as the first.
+
+        So a leaf that is there twice is found wherever the two stand, for eight bytes a leaf.
+        """
+        for key, indexes in self._idems.twins():
+            first: dict[str, tuple[int, bytes]] = {}
+            for index in indexes:
+                entry = self._entries(index // WIDTH)[index % WIDTH]
+                try:
+                    record = leaf.parse(entry)
+                except LeafError:
+                    continue
+                if hash(record["idem"]) & _KEY != key:
+                    name = Tile(ENTRIES, index // WIDTH, self._width(index // WIDTH)).path()
+                    raise VerifyError(name, "was something else when it was read before")
+                earlier, same = first.setdefault(record["idem"], (index, entry))
+                if earlier != index:
+                    self.trace.again(index, record["type"], earlier, same=entry == same)
 
     def _early_roots(self, edge: Edge, entries: Sequence[bytes]) -> None:
         """Note the roots of smaller trees now: read again, a server could say something else."""
@@ -122,7 +155,10 @@ class Rebuilt:
         return read_tile(self.source, tile)[1]
 
     def _recall(self, ref: str) -> tuple[int, Mapping[str, Any]] | None:
-        value = leaf.unref(ref)
+        try:
+            value = leaf.unref(ref)
+        except LeafError:
+            return None
         for index in self._places.candidates(value):
             entry = self._entries(index // WIDTH)[index % WIDTH]
             if merkle.leaf_hash(entry) == value:
@@ -133,7 +169,10 @@ class Rebuilt:
         return None
 
     def _read_entries(self, number: int) -> list[bytes]:
-        return self._bundle(Tile(ENTRIES, number))[1]
+        return self._bundle(Tile(ENTRIES, number, self._width(number)))[1]
+
+    def _width(self, number: int) -> int:
+        return min(WIDTH, self.point.size - number * WIDTH)
 
     def _bundle(self, tile: Tile) -> tuple[str, list[bytes]]:
         path, data = read_tile(self.source, tile)

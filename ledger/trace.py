@@ -1,21 +1,23 @@
 """Whether the leaves tell a lawful story: rules over references and order. Pure.
 
     R0  the first leaf is log.opened or log.continued and names the origin, nothing follows
-        log.closed; references point to earlier leaves of the type they say, of equal subject
-        and study; a carried leaf is word for word the one of an earlier log that it names
-    R1  nothing is inferred or sent without an earlier permit for the same input, in force:
-        not past valid_until, no consent it used withdrawn or replaced since, no later deny;
-        no permit rests on a consent that was withdrawn
+        log.closed, no leaf is there twice; references point to earlier leaves of the type they
+        say, of equal subject and study; a carried leaf is word for word the one of an earlier
+        log that it names, none of this log, and carried once
+    R1  nothing is inferred or sent without an earlier permit for the same inputs, in force:
+        not past valid_until, no consent it used withdrawn or replaced since, no later deny
+        of the input, the study or the subject; a permit by consent names documents, none of
+        them withdrawn and of each a version in force
     R2  a model that runs was registered, approved by others than who registered it (or is a
         shadow, and nothing of it is sent), activated, not retired
     R3  an outcome is of the model that started, an object of a run's outcome; what is sent,
         stored, confirmed, superseded or recalled is the object that was composed
     R4  every study received is closed or quarantined; open ones are listed, and break the rule
         once they are older than `Terms.sla_seconds`
-    R5  no leaf is later than a signature over it says, and no node's time runs backwards, by
-        more than `Terms.skew_seconds`
+    R5  no leaf is later than a signature over it says, no node's time runs backwards, and
+        nothing carried is later than the log's beginning, by more than `Terms.skew_seconds`
     R6  no permit and no use for a subject after its erasure
-    R7  every override is reviewed, within `Terms.review_seconds`
+    R7  every override is reviewed, within `Terms.review_seconds`, by another than who overrode
     R8  the keys that sign are those that log.opened, log.continued or key.rotated announced
     R9  settings are recorded before the first input, and each change names the settings before
 
@@ -34,13 +36,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ledger.bodies import PREVIOUS
-from ledger.carried import is_word_for_word
+from ledger.carried import is_word_for_word, unproven
 from ledger.leaf import ref as _ref
 from ledger.leaf import stamp
 from ledger.note import Verifier
 from ledger.policy import line_name
 from ledger.trace_books import Keys, Settings
-from ledger.trace_memory import Memory, Recall, Seen
+from ledger.trace_memory import Memory, Recall, Seen, seconds
 from ledger.trace_use import Consent, Models, Results, started_by
 
 __all__ = ["Bound", "Terms", "Trace", "Violation"]
@@ -107,19 +109,25 @@ class Trace:
     counts: Counter[str] = field(default_factory=Counter)
     broken: int = 0
     keys: Keys = field(default_factory=Keys)
+    continued: Mapping[str, Any] | None = None
+    """What log.continued says, if the log begins with that."""
+    carried: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Origin of an earlier log -> hash of a leaf there -> index of the leaf that repeats it."""
     _memory: Memory = field(init=False)
     _consent: Consent = field(init=False)
     _judges: Mapping[str, Sequence[Callable[[Seen], None]]] = field(init=False)
     _open: dict[str, tuple[int, str]] = field(default_factory=dict)
     _carried: dict[str, str] = field(default_factory=dict)
     _ends: int | None = None
-    _continues: bool = False
+    _began: str = ""
+    _idems: dict[str, tuple[int, str]] = field(default_factory=dict)
     _limits: list[tuple[int, str, str]] = field(default_factory=list)
     _times: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._memory = Memory()
-        self._consent = Consent(self._memory, self._blame)
+        review = self.terms.review_seconds
+        self._consent = Consent(self._memory, self._blame, self._remark, review)
         self._judges = self._table()
         for bound in sorted(self.bounds, key=lambda one: one.size):
             limit = _at(bound.time + self.terms.skew_seconds)
@@ -135,10 +143,14 @@ class Trace:
         self.counts[one.type] += 1
         if index == 0 or one.carried or self._ends is not None or one.type in _ENDS:
             self._opening(one, record)
+        if self._carried:
+            self._is_of_this_log(one)
         self._in_time(one)
         if self._references(one):
             for judge in self._judges.get(one.type, ()):
                 judge(one)
+        if self._memory.recall is None:
+            self._is_new(one, record["idem"])
         self._memory.keep(one)
 
     def finish(self, signed: Sequence[Verifier] = ()) -> None:
@@ -146,10 +158,10 @@ class Trace:
         ends = max([*self._times.values(), *(_at(bound.time) for bound in self.bounds)], default="")
         sla = self.terms.sla_seconds
         for index, time in self._open.values():
-            if sla is not None and _seconds(time, ends) > sla:
+            if sla is not None and seconds(time, ends) > sla:
                 self.blame(index, "study.received", "R4", f"not closed within {sla} seconds")
         for index, time in self._consent.overrides.values():
-            if _seconds(time, ends) > self.terms.review_seconds:
+            if seconds(time, ends) > self.terms.review_seconds:
                 words = "consent was overridden and nobody has reviewed that"
                 self.blame(index, "consent.checked", "R7", words)
             else:
@@ -167,6 +179,10 @@ class Trace:
         """Indexes of study.received without an end so far (R4)."""
         return sorted(index for index, _ in self._open.values())
 
+    def borrowed(self) -> list[str]:
+        """Say how much was carried from which earlier log: that alone proves nothing of it."""
+        return [unproven(origin, len(some)) for origin, some in self.carried.items()]
+
     def blame(self, index: int, type: str, rule: str, words: str) -> None:
         """Record a violation."""
         self.broken += 1
@@ -182,7 +198,7 @@ class Trace:
 
     def _table(self) -> dict[str, Sequence[Callable[[Seen], None]]]:
         consent, results = self._consent, Results(self._memory, self._blame)
-        models = Models(self._memory, self._blame, self.terms.approvals)
+        models = Models(self._memory, self._blame, self._remark, self.terms.approvals)
         settings = Settings(self._blame, self._remark)
         return {
             "log.opened": (self.keys.announced,),
@@ -221,8 +237,8 @@ class Trace:
             self._blame(one, "R0", "log.opened or log.continued is the first leaf, and only that")
         elif first and one.body["origin"] != self.origin:
             self._blame(one, "R0", f"it opens {one.body['origin']}, not {self.origin}")
-        if one.index == 0:
-            self._continues = one.type == "log.continued"
+        if one.index == 0 and one.type == "log.continued":
+            self.continued, self._began = one.body, one.time
         if self._ends is not None:
             self._blame(one, "R0", f"the log was closed before (leaf {self._ends})")
         elif one.type == "log.closed":
@@ -231,21 +247,49 @@ class Trace:
             self._carry(one, record)
 
     def _carry(self, one: Seen, record: Mapping[str, Any]) -> None:
-        said = record["carried"]
-        if not self._continues or said["origin"] == self.origin:
-            self._blame(one, "R0", "it is carried from an earlier log, and there is none")
+        origin, there = record["carried"]["origin"], record["carried"]["leaf"]
+        words = None
+        if self.continued is None or origin == self.origin:
+            words = "it is carried from an earlier log, and there is none"
         elif not is_word_for_word(record, self._carried):
-            self._blame(one, "R0", f"it is not the leaf of {said['origin']} that it names")
-        self._carried[one.ref] = said["leaf"]
-        self._memory.carry(one, said["leaf"])
+            words = f"it is not the leaf of {origin} that it names"
+        elif (mine := self._memory.find(there)) is not None:
+            words = f"what it says was carried from {origin} is leaf {mine.index} of this log"
+        elif self._memory.here(there) != there:
+            words = "what it carries from an earlier log was carried before"
+        else:
+            self._memory.carry(one, there)
+            self.carried.setdefault(origin, {})[there] = one.index
+        if words is not None:
+            self._blame(one, "R0", words)
+        self._carried[one.ref] = there
+
+    def _is_new(self, one: Seen, idem: str) -> None:
+        index, ref = self._idems.setdefault(idem, (one.index, one.ref))
+        if index != one.index:
+            self.again(one.index, one.type, index, same=ref == one.ref)
+
+    def again(self, index: int, type: str, first: int, *, same: bool) -> None:
+        """Blame a leaf that says what an earlier one, `first`, says: the same bytes or fact."""
+        words = f"it is leaf {first} once more" if same else f"its idem is that of leaf {first}"
+        self.blame(index, type, "R0", f"{words}, and a fact is said once")
+
+    def _is_of_this_log(self, one: Seen) -> None:
+        copy = self._memory.disown(one.ref)
+        if copy is not None:
+            words = f"leaf {copy.index} says that this one is of an earlier log"
+            self._blame(one, "R0", words)
 
     def _in_time(self, one: Seen) -> None:
+        time, skew = one.time, self.terms.skew_seconds
+        latest = self._began if one.carried else self._times.get(one.node, "")
         if one.carried:
-            return
-        time, latest = one.time, self._times.get(one.node, "")
-        if time >= latest:
+            if time > latest and seconds(latest, time) > skew:
+                words = f"is after {latest}, when this log began: it is of no earlier one"
+                self._blame(one, "R5", f"its time, {time}, {words}")
+        elif time >= latest:
             self._times[one.node] = time
-        elif _seconds(time, latest) > self.terms.skew_seconds:
+        elif seconds(time, latest) > skew:
             self._blame(one, "R5", f"its time, {time}, is before {latest}, said there earlier")
         while self._limits and self._limits[0][0] <= one.index:
             del self._limits[0]
@@ -315,10 +359,3 @@ class Trace:
 
 def _at(time: int) -> str:
     return stamp(datetime.fromtimestamp(min(time, _LATEST), UTC))
-
-
-def _seconds(earlier: str, later: str) -> float:
-    """Seconds between two times as leaves spell them."""
-    if not earlier or not later:
-        return 0.0
-    return (datetime.fromisoformat(later) - datetime.fromisoformat(earlier)).total_seconds()

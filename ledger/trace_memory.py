@@ -9,13 +9,18 @@ and eight bytes each of the others (`Places`): where such a leaf stands, so that
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from bisect import bisect_left, bisect_right, insort
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from sys import intern
+from datetime import datetime
+from sys import intern, maxsize
 from typing import Any
 
-__all__ = ["RUN", "Memory", "Places", "Seen"]
+__all__ = ["RUN", "Memory", "Moments", "Order", "Places", "Seen", "seconds"]
+
+Order = tuple[int, str, int]
+"""A leaf's place in the story (`Seen.order`)."""
 
 RUN = 32_768
 """Leaves between two forgettings; a multiple of the width of a tile."""
@@ -26,7 +31,7 @@ _KEPT: Mapping[str, Sequence[str]] = {
     "model.approved": ("model", "by"),
     "model.activated": ("model", "mode"),
     "input.sealed": ("route",),
-    "consent.checked": ("decision", "basis", "purpose", "valid_until", "destination"),
+    "consent.checked": ("decision", "basis", "purpose", "valid_until", "destination", "override"),
     "inference.started": ("model",),
     "inference.completed": ("model",),
     "inference.failed": ("model",),
@@ -35,6 +40,7 @@ _KEPT: Mapping[str, Sequence[str]] = {
     "result.delivered": _SENT,
 }
 """What later leaves are compared with, of each type; of others nothing."""
+_NOTHING: Mapping[str, Any] = {}
 _PINNED = frozenset({
     "model.registered", "model.approved", "model.activated", "model.retired",
     "consent.granted", "consent.amended",
@@ -81,14 +87,14 @@ class Seen:
         )  # fmt: skip
 
     @property
-    def order(self) -> tuple[int, str, int]:
+    def order(self) -> Order:
         """Its place in the story: what was carried here happened before all that is said here."""
         return (0, self.time, self.index) if self.carried else (1, "", self.index)
 
     def trim(self) -> None:
         """Forget what no later leaf is compared with."""
-        body, self.found = self.body, None
-        self.body = {key: body[key] for key in _KEPT.get(self.type, ()) if key in body}
+        body, self.found, kept = self.body, None, _KEPT.get(self.type)
+        self.body = {key: body[key] for key in kept if key in body} if kept else _NOTHING
 
 
 def _documents(body: Mapping[str, Any], refs: Sequence[tuple[str, str]]) -> list[str]:
@@ -125,7 +131,7 @@ class Memory:
 
     def _put(self, one: Seen) -> None:
         one.trim()
-        (self._pinned if one.type in _PINNED else self._recent)[one.ref] = one
+        (self._pinned if one.type in _PINNED else self._recent).setdefault(one.ref, one)
 
     def targets(self, one: Seen, *types: str) -> list[Seen]:
         """Give the earlier leaves that it refers to as one of these types."""
@@ -147,18 +153,53 @@ class Memory:
         """Give the hash under which a leaf of an earlier log was carried here, or the same."""
         return self._here.get(ref, ref)
 
+    def disown(self, there: str) -> Seen | None:
+        """Forget that a leaf was carried: this log says it itself; give the copy, if any was."""
+        copy = self._here.pop(there, None)
+        return None if copy is None else self.find(copy)
+
+
+class Moments:
+    """When something happened, by what it happened to; in order of the story."""
+
+    def __init__(self) -> None:
+        self._of: dict[Hashable, list[tuple[Order, int]]] = {}
+
+    def __len__(self) -> int:
+        return len(self._of)
+
+    def add(self, key: Hashable, one: Seen) -> None:
+        """Take a leaf that says it."""
+        insort(self._of.setdefault(key, []), (one.order, one.index))
+
+    def first(self, key: Hashable, before: Order, after: Order | None = None) -> int | None:
+        """Give the index of the first such leaf before one place and after another."""
+        said = self._of.get(key)
+        if said is None:
+            return None
+        at = 0 if after is None else bisect_right(said, (after, maxsize))
+        return said[at][1] if at < len(said) and said[at][0] < before else None
+
 
 class Places:
-    """Where each leaf stands, in eight bytes: six of its hash, two of its place in a run."""
+    """Where each leaf stands, in eight bytes: 48 bits of its key, 16 of its place in a run.
+
+    The key is the beginning of its hash (`add`), or any other number (`put`).
+    """
 
     def __init__(self) -> None:
         self._runs: list[array[int]] = []
         self._open: list[int] = []
 
     def add(self, hashes: Sequence[bytes]) -> None:
-        """Take the next leaves; a run must end where one of these calls ends."""
-        whole, at = int.from_bytes, len(self._open)
-        self._open += [whole(one[:6], "big") << 16 | at + n for n, one in enumerate(hashes)]
+        """Take the next leaves by their hashes; a run must end where one of these calls ends."""
+        whole = int.from_bytes
+        self.put([whole(one[:6], "big") for one in hashes])
+
+    def put(self, keys: Sequence[int]) -> None:
+        """Take the next leaves by keys of 48 bits; a run must end where one of these calls ends."""
+        at = len(self._open)
+        self._open += [key << 16 | n for n, key in enumerate(keys, at)]
         if len(self._open) == RUN:
             self._runs.append(array("Q", sorted(self._open)))
             self._open = []
@@ -172,3 +213,32 @@ class Places:
             while at < RUN and run[at] >> 16 == key:
                 yield number * RUN + (run[at] & 0xFFFF)
                 at += 1
+
+    def twins(self) -> Iterator[tuple[int, list[int]]]:
+        """Give each key that several leaves have, and their indexes: compare what it stands for.
+
+        Takes a 256th of all leaves at a time, so that memory stays what it is.
+        """
+        runs = [*self._runs, array("Q", sorted(self._open))]
+        ends = [0] * len(runs)
+        for part in range(1, 257):
+            starts, ends = ends, [bisect_left(run, part << 56) for run in runs]
+            some = [run[start:end] for run, start, end in zip(runs, starts, ends, strict=True)]
+            keys = [entry >> 16 for run in some for entry in run]
+            if len(set(keys)) < len(keys):
+                for key, times in Counter(keys).items():
+                    if times > 1:
+                        yield key, list(_placed(some, key))
+
+
+def _placed(runs: Sequence[array[int]], key: int) -> Iterator[int]:
+    for number, run in enumerate(runs):
+        for entry in run[bisect_left(run, key << 16) : bisect_left(run, (key + 1) << 16)]:
+            yield number * RUN + (entry & 0xFFFF)
+
+
+def seconds(earlier: str, later: str) -> float:
+    """Seconds between two times as leaves spell them; 0 where one is not known."""
+    if not earlier or not later:
+        return 0.0
+    return (datetime.fromisoformat(later) - datetime.fromisoformat(earlier)).total_seconds()

@@ -11,7 +11,8 @@ What is forged or damaged raises VerifyError; broken trace rules are findings of
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ __all__ = [
     "Trust",
     "audit",
     "finding",
+    "named_vkeys",
     "open_checkpoint",
     "policy_text",
     "read_vkeys",
@@ -60,7 +62,10 @@ class Report:
     cover yet; `beside` names that are no part of a log and were not read. `not_checked` are
     signature lines whose key was not brought. `witnessed` is how many leaves the policy's
     quorum (or, without one, any listed witness) has cosigned, `cosigned` by whom and when.
-    `violations` are at most a thousand of `broken`.
+    `violations` are at most a thousand of `broken`. `continued` is what log.continued says,
+    `carried` names by origin the leaves of earlier logs that are repeated here, each with its
+    index; `met` are those of the caller's `wanted` that are leaves of this log, `roots` the
+    roots it had at the `sizes` that were asked for.
     """
 
     origin: str
@@ -78,6 +83,10 @@ class Report:
     violations: tuple[Violation, ...] = ()
     broken: int = 0
     notes: tuple[str, ...] = ()
+    continued: Mapping[str, Any] | None = None
+    carried: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    met: frozenset[str] = frozenset()
+    roots: Mapping[int, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +111,17 @@ def read_vkeys(text: str) -> list[str]:
     """Return the vkeys of a file, one a line; empty lines and lines from # on are skipped."""
     lines = [line.strip() for line in text.splitlines()]
     return [line for line in lines if line and not line.startswith("#")]
+
+
+def named_vkeys(text: str) -> list[str]:
+    """Return the vkeys of what a person typed: a vkey, or the name of a file of them.
+
+    Bytes that are no UTF-8 make no vkey; raises OSError where the file cannot be read.
+    """
+    path, is_file = Path(text), False
+    with suppress(OSError):  # a vkey of ML-DSA is longer than a file's name can be
+        is_file = path.is_file()
+    return read_vkeys(path.read_bytes().decode("utf-8", "surrogateescape")) if is_file else [text]
 
 
 def _policy(trust: Trust) -> Policy:
@@ -169,11 +189,15 @@ def audit(
     *,
     saved: str | None = None,
     min_size: int = 0,
+    wanted: Collection[str] = (),
+    sizes: Collection[int] = (),
     progress: Progress | None = None,
 ) -> Report:
     """Verify a log folder or web address, and judge its story by `terms`.
 
-    `saved` is the text of a checkpoint that was kept earlier: the log must continue it.
+    `saved` is the text of a checkpoint that was kept earlier: the log must continue it. It
+    must have `min_size` leaves, witnessed ones where the policy has a quorum. `wanted` are
+    leaf hashes and `sizes` sizes of the tree that the report shall say something of.
     Raises VerifyError naming the file for what is forged, damaged, shorter than `min_size`,
     rolled back, another history than `saved` or `checkpoint.witnessed` signs, or not
     witnessed as the policy asks; BadKey for what is no key.
@@ -189,9 +213,9 @@ def audit(
         raise VerifyError("checkpoint", "is missing: this is no log, or it is empty")
     _ahead_of(newest.checkpoint, kept, min_size)
     verdicts = [newest, *(verdict for _, verdict in kept)]
-    point, sizes = newest.checkpoint, {verdict.checkpoint.size for _, verdict in kept}
+    point, early = newest.checkpoint, {*sizes, *(one.checkpoint.size for _, one in kept)}
     trace = Trace(point.origin, whole=True, terms=terms or Terms(), bounds=_bounds(verdicts))
-    walk = Rebuilt(source, point, trace, sizes, progress)
+    walk = Rebuilt(source, point, trace, early, progress, wanted)
     walk.read()
     for name, verdict in kept:
         if walk.roots[verdict.checkpoint.size] != verdict.checkpoint.root:
@@ -202,23 +226,35 @@ def audit(
     for key in missing(trace.keys, newest.missing):
         name = line_name(key.name, key.key_id)
         raise VerifyError("checkpoint", f"your key {name} has not signed it")
-    return _report(policy, walk, newest, kept, ahead)
+    best = _witnessed(policy, newest, kept, min_size)
+    return _report(walk, newest, kept, ahead, best)
 
 
-def _report(
-    policy: Policy, walk: Rebuilt, newest: Verdict, kept: Sequence[tuple[str, Verdict]],
-    ahead: Sequence[str],
-) -> Report:  # fmt: skip
-    point, trace = newest.checkpoint, walk.trace
+def _witnessed(
+    policy: Policy, newest: Verdict, kept: Sequence[tuple[str, Verdict]], min_size: int
+) -> Verdict | None:
+    """Give the largest tree with leaves in it that is witnessed as the policy asks."""
     agreed = [
         verdict
         for verdict in (newest, *(one for name, one in kept if name == _WITNESSED))
-        if verdict.reached and verdict.cosigned
+        if verdict.reached and verdict.cosigned and verdict.checkpoint.size
     ]
     best = max(agreed, key=lambda one: one.checkpoint.size, default=None)
-    if policy.quorum != NO_QUORUM and best is None:
-        words = f"not witnessed yet: your policy asks for {policy.quorum}"
-        raise VerifyError(_WITNESSED, words)
+    if policy.quorum != NO_QUORUM:
+        if best is None:
+            words = f"not witnessed yet: your policy asks for {policy.quorum}"
+            raise VerifyError(_WITNESSED, words)
+        if best.checkpoint.size < min_size:
+            words = f"{best.checkpoint.size} leaves are witnessed; you asked for {min_size}"
+            raise VerifyError(_WITNESSED, words)
+    return best
+
+
+def _report(
+    walk: Rebuilt, newest: Verdict, kept: Sequence[tuple[str, Verdict]], ahead: Sequence[str],
+    best: Verdict | None,
+) -> Report:  # fmt: skip
+    point, trace = newest.checkpoint, walk.trace
     unchecked = dict.fromkeys(
         (*newest.unchecked, *(name for _, one in kept for name in one.unchecked))
     )
@@ -227,7 +263,8 @@ def _report(
         dict(trace.counts), tuple(trace.open_studies()), tuple(ahead),
         tuple(walk.source.others()), tuple(unchecked),
         best.checkpoint.size if best else 0, dict(best.cosigned) if best else {},
-        tuple(trace.violations), trace.broken, tuple(trace.notes),
+        tuple(trace.violations), trace.broken, (*trace.notes, *trace.borrowed()),
+        trace.continued, trace.carried, frozenset(map(leaf.ref, walk.met)), dict(walk.roots),
     )  # fmt: skip
 
 

@@ -103,6 +103,7 @@ class Forger:
         self.model = hashlib.sha256(b"a model").hexdigest()
         self.last: dict[str, str] = {}
         self.written = 0
+        self.here: dict[str, str] = {}
 
     def say(
         self, kind: str, body: Mapping[str, Any], refs: Refs = (), *, time: datetime | None = None,
@@ -135,6 +136,29 @@ class Forger:
         self.say("config.changed", {"digest": "1" * 64})
         self.admit()
         return self
+
+    def go_on(self, before: Forger, keys: Sequence[Key] = (ED, ML)) -> Forger:
+        """Say that this log continues another, its settings, and admit the model anew."""
+        self.now, self.written, self.model = before.now, 10_000 + before.written, before.model
+        vkeys = [key.vkey if key.kind == 1 else key.fingerprint for key in keys]
+        root = text(mth([sha(b"\x00", data) for data in before.leaves]))
+        body = {"schema": 1, "origin": self.origin, "vkeys": vkeys, "reason": "size"}
+        ended = {"previous": before.origin, "size": len(before.leaves), "root": root}
+        self.say("log.continued", {**body, **ended})
+        self.say("config.changed", {"digest": "1" * 64})
+        self.admit()
+        return self
+
+    def carry(self, data: bytes, origin: str) -> str:
+        """Repeat a leaf of an earlier log; its hash here."""
+        record = json.loads(data)
+        record["carried"] = {"origin": origin, "leaf": text(sha(b"\x00", data))}
+        if "refs" in record:
+            record["refs"] = [{**one, "leaf": self.here[one["leaf"]]} for one in record["refs"]]
+        made = json.dumps(record, sort_keys=True, separators=(",", ":")).encode()
+        self.leaves.append(made)
+        self.here[text(sha(b"\x00", data))] = self.last[record["type"]] = text(sha(b"\x00", made))
+        return self.last[record["type"]]
 
     def admit(self, by: str = "vendor", approver: str = "head") -> None:
         """Register, approve and activate the model."""
@@ -175,6 +199,14 @@ class Forger:
             "valid_until": None, **change,
         }  # fmt: skip
         return self.say("consent.checked", body, [*self.on("input.sealed"), *refs], **whose)
+
+    def deny(self, whose: Mapping[str, str], **change: Any) -> str:
+        """Say a denial that names no input."""
+        body = {
+            "decision": "deny", "basis": "policy", "purpose": "TREATDS", "reason": "objection",
+            "policy": "opt-out-treatment", "engine": "radseal-consent/1", **change,
+        }  # fmt: skip
+        return self.say("consent.checked", body, **whose)
 
     def on(self, *kinds: str) -> list[tuple[str, str]]:
         """Give references to the last leaves of these types."""
@@ -283,6 +315,25 @@ def r0(log: Forger) -> None:
     )
 
 
+def r0_doubled(log: Forger) -> None:
+    """A leaf is there twice, byte for byte."""
+    log.leaves.append(log.leaves[-1])
+
+
+def r0_said_again(log: Forger) -> None:
+    """A fact is said again in other words: two leaves have one key."""
+    record = json.loads(log.leaves[-1])
+    record["body"]["outcome"] = "denied"
+    log.leaves.append(json.dumps(record, sort_keys=True, separators=(",", ":")).encode())
+
+
+def r0_no_hash(log: Forger) -> None:
+    """What a decision says it matched is no leaf, nor could it be one."""
+    whose = log.received("a")
+    log.check(whose, matched=[{"leaf": "x"}], basis="consent")
+    log.close(whose)
+
+
 def r1(log: Forger) -> None:
     """A withdrawal comes between the permit and the delivery."""
     whose = log.received("a")
@@ -331,6 +382,60 @@ def r1_all_versions(log: Forger) -> None:
     log.close(whose)
 
 
+def r1_no_document(log: Forger) -> None:
+    """A permit says that it goes by a consent and names none: no withdrawal could end it."""
+    whose = log.received("a")
+    log.grant(whose)
+    log.check(whose, basis="consent")
+    log.close(whose)
+
+
+def r1_old_version(log: Forger) -> None:
+    """A permit rests on a version of the document that a newer one had replaced."""
+    whose = log.received("a")
+    granted = log.grant(whose)
+    body = {"document": value("doc2"), "status": "active", "source": "fhir"}
+    log.say("consent.amended", body, [("previous", granted)], subject=whose["subject"])
+    log.check(whose, [("consent.granted", granted)], basis="consent")
+    log.close(whose)
+
+
+def r1_second_input(log: Forger) -> None:
+    """A run reads two inputs and one of them was permitted."""
+    whose = log.received("a")
+    log.check(whose)
+    permitted = log.on("input.sealed", "consent.checked", "model.activated")
+    seal = {"route": {"model": log.model, "roles": ["ct"]}, "root": value("second")}
+    counts = {"counts": {"ct": 9}, "evidence": {"kind": "quiet"}}
+    second = log.say("input.sealed", {**seal, **counts}, log.on("study.received"), **whose)
+    on = [*permitted, ("input.sealed", second)]
+    log.say("inference.started", {"model": log.model, "run": "r1"}, on, **whose)
+    log.close(whose)
+
+
+def r1_denied_study(log: Forger) -> None:
+    """A later check denies the study and names no input."""
+    whose = log.received("a")
+    log.check(whose)
+    permit = log.last["consent.checked"]
+    log.deny(whose)
+    log.last["consent.checked"] = permit
+    log.run(whose)
+    log.close(whose)
+
+
+def r1_denied_subject(log: Forger) -> None:
+    """A later check denies what is sent of this patient, and names neither input nor study."""
+    whose = log.received("a")
+    log.check(whose)
+    log.run(whose)
+    permit = log.last["consent.checked"]
+    log.deny({"subject": whose["subject"]})
+    log.last["consent.checked"] = permit
+    log.deliver(whose)
+    log.close(whose)
+
+
 def r1_resting(log: Forger) -> None:
     """A permit rests on a consent that had been withdrawn."""
     whose = log.received("a")
@@ -344,6 +449,24 @@ def r2(log: Forger) -> None:
     """Who registered the model approved it."""
     log.model = hashlib.sha256(b"another model").hexdigest()
     log.admit("vendor", "vendor")
+
+
+def r2_registered_later(log: Forger) -> None:
+    """Who approved the model registers it as well, afterwards."""
+    log.model = hashlib.sha256(b"another model").hexdigest()
+    named = {"model": log.model, "id": "chest", "version": "2", "vendor": "v"}
+    registered = log.say("model.registered", {**named, "by": "vendor"})
+    approved = log.say(
+        "model.approved", {"model": log.model, "by": "eve"}, [("model.registered", registered)]
+    )
+    log.say("model.registered", {**named, "by": "Eve"})
+    log.say("model.activated", {"model": log.model}, [("model.approved", approved)])
+
+
+def r2_same_person(log: Forger) -> None:
+    """Who registered the model approved it, with a capital letter and a space."""
+    log.model = hashlib.sha256(b"another model").hexdigest()
+    log.admit("eve", "Eve ")
 
 
 def r2_shadow(log: Forger) -> None:
@@ -415,6 +538,26 @@ def r7(log: Forger) -> None:
     log.study("b")
 
 
+def r7_late(log: Forger) -> None:
+    """Somebody looked at it after three hundred days."""
+    r7_reviewed(log, "u9", timedelta(days=300))
+
+
+def r7_own(log: Forger) -> None:
+    """Who broke the glass says that it was right."""
+    r7_reviewed(log, "U7 ", timedelta(hours=1))
+
+
+def r7_reviewed(log: Forger, by: str, after: timedelta) -> None:
+    whose = log.received("a")
+    said = {"reason": "emergency", "by": "u7"}
+    checked = log.check(whose, basis="override", override=said, reason="btg")
+    log.close(whose)
+    log.now += after
+    on = [("consent.checked", checked)]
+    log.say("override.reviewed", {"outcome": "ok", "by": by}, on, subject=whose["subject"])
+
+
 def r8(log: Forger) -> None:
     """The log says that other keys sign it from here on; the old ones go on."""
     new = [Key(ORIGIN, kind, "new").fingerprint for kind in (1, 6)]
@@ -430,12 +573,22 @@ def r9(log: Forger) -> None:
 
 BREAKS: Mapping[str, tuple[str, Callable[[Forger], None], str]] = {
     "R0": ("R0", r0, "study.closed"),
+    "R0 doubled": ("R0", r0_doubled, "study.closed"),
+    "R0 said again": ("R0", r0_said_again, "study.closed"),
+    "R0 no hash": ("R0", r0_no_hash, "consent.checked"),
     "R1": ("R1", r1, "delivery.started"),
+    "R1 no document": ("R1", r1_no_document, "consent.checked"),
+    "R1 old version": ("R1", r1_old_version, "consent.checked"),
+    "R1 second input": ("R1", r1_second_input, "inference.started"),
+    "R1 denied study": ("R1", r1_denied_study, "inference.started"),
+    "R1 denied subject": ("R1", r1_denied_subject, "delivery.started"),
     "R1 second patient": ("R1", r1_second_patient, "inference.started"),
     "R1 amended": ("R1", r1_amended, "inference.started"),
     "R1 all versions": ("R1", r1_all_versions, "inference.started"),
     "R1 resting": ("R1", r1_resting, "consent.checked"),
     "R2": ("R2", r2, "model.approved"),
+    "R2 registered later": ("R2", r2_registered_later, "model.activated"),
+    "R2 same person": ("R2", r2_same_person, "model.approved"),
     "R2 shadow": ("R2", r2_shadow, "delivery.started"),
     "R3": ("R3", r3, "result.delivered"),
     "R4": ("R4", r4, "study.received"),
@@ -444,6 +597,8 @@ BREAKS: Mapping[str, tuple[str, Callable[[Forger], None], str]] = {
     "R6": ("R6", r6, "consent.checked"),
     "R6 use": ("R6", r6_use, "delivery.started"),
     "R7": ("R7", r7, "consent.checked"),
+    "R7 late": ("R7", r7_late, "override.reviewed"),
+    "R7 own": ("R7", r7_own, "override.reviewed"),
     "R8": ("R8", r8, "checkpoint"),
     "R9": ("R9", r9, "config.changed"),
 }

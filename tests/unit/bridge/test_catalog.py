@@ -171,6 +171,13 @@ def test_the_registrant_does_not_approve(desk):
     assert state(desk) == "approved"
 
 
+@pytest.mark.parametrize("by", ["Vera", "vera ", " VERA"])
+def test_no_other_spelling_makes_the_registrant_two_persons(desk, by):
+    desk.push(desk.package(), by="vera")
+    with pytest.raises(Refused, match="ask a second one"):
+        act(desk, "approve", by=by)
+
+
 @pytest.mark.parametrize("what", ["activate", "approve"])
 def test_what_the_state_does_not_allow_is_refused(desk, what):
     desk.push(desk.package())

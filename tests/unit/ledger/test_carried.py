@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from datetime import timedelta
+
+import forger
 import pytest
 
-from ledger import carried, leaf, merkle
+from ledger import carried, leaf, merkle, verify
 from ledger.errors import LeafError
 from ledger.trace import Trace
 
@@ -88,7 +92,7 @@ def test_a_changed_word_is_found(paper, told, change, words):
 
 def test_a_reference_to_another_leaf_is_found(paper, told):
     first, second = carry_both(told)
-    other = {**first, "body": {**first["body"], "instances": 9}}
+    other = {**first, "body": {**first["body"], "instances": 9}, "idem": "key/9"}
     other["carried"] = {"origin": OLD, "leaf": hash_of({k: v for k, v in other.items()
                                                         if k != "carried"})}  # fmt: skip
     second["refs"] = [{"rel": "study.received", "leaf": hash_of(other)}]
@@ -111,7 +115,7 @@ def test_a_first_leaf_stands_first_and_nothing_follows_the_end(paper):
     assert violations([opening(paper), end]) == []
     (found,) = violations([opening(paper), end, config])
     assert "the log was closed before (leaf 1)" in found
-    (found,) = violations([opening(paper), opening(paper)])
+    (found,) = violations([opening(paper), {**opening(paper), "idem": "key/91"}])
     assert "is the first leaf, and only that" in found
 
 
@@ -125,3 +129,157 @@ MALFORMED = [
 def test_a_malformed_mark_is_refused(told, said):
     with pytest.raises(LeafError, match="carried must be"):
         leaf.parse(leaf.render({**told[0], "carried": said}))
+
+
+# --- logs that nobody lawful wrote (tests/forger.py) --------------------------------------------
+
+
+def before():
+    """An earlier log with a consent and a study, which a day later goes on."""
+    old = forger.Forger(OLD).open()
+    whose = old.received("a")
+    old.grant(whose)
+    old.now += timedelta(days=1)
+    return old, whose
+
+
+def go_on(old):
+    return forger.Forger().go_on(old)
+
+
+def carry_all(new, old):
+    """Carry what the old log says of its study and consent."""
+    for data in old.leaves:
+        if json.loads(data)["type"] in ("study.received", "input.sealed", "consent.granted"):
+            new.carry(data, old.origin)
+
+
+def findings(log, folder):
+    report = verify.audit(log.write(folder), forger.VKEYS)
+    return [f"{one.type} {one.rule}: {one.words}" for one in report.violations], report.notes
+
+
+def use(log, whose, granted, withdrawn):
+    log.check(whose, [("consent.granted", granted)], basis="consent")
+    if withdrawn:
+        log.withdraw(whose, granted)
+    log.run(whose)
+    log.close(whose)
+
+
+def test_what_is_carried_is_used_until_it_is_withdrawn(tmp_path):
+    """The lawful control of what follows, and the same with a withdrawal."""
+    for withdrawn, expected in (
+        (False, []),
+        (True, ["inference.started R1: the consent that permitted it was withdrawn before"]),
+    ):
+        old, whose = before()
+        new = go_on(old)
+        carry_all(new, old)
+        use(new, whose, new.last["consent.granted"], withdrawn)
+        found, notes = findings(new, tmp_path / str(withdrawn))
+        assert [one.split(" (leaf")[0] for one in found] == expected
+        assert notes == (
+            f"3 leaves are carried from {OLD}; they are proven only together with that log",
+        )
+
+
+def test_a_leaf_of_this_log_hides_behind_no_copy_said_to_be_carried(tmp_path):
+    old, whose = before()
+    new = go_on(old)
+    carry_all(new, old)
+    granted = new.grant(whose)
+    new.carry(new.leaves[-1].replace(b"key/", b"kex/"), OLD)  # as if the old log had said it
+    assert findings(new, tmp_path / "lawful")[0] == []
+    own = go_on(old)
+    carry_all(own, old)
+    granted = own.grant(whose)
+    own.carry(own.leaves[-1], OLD)
+    use(own, whose, granted, True)
+    found, _ = findings(own, tmp_path / "after")
+    assert found[0] == (
+        f"consent.granted R0: what it says was carried from {OLD} is leaf 8 of this log"
+    )
+    assert any(one.startswith("inference.started R1") for one in found)
+
+
+def test_a_leaf_said_after_its_copy_is_found_and_not_hidden(tmp_path):
+    old, whose = before()
+    new = go_on(old)
+    carry_all(new, old)
+    new.grant(whose)
+    data = new.leaves.pop()
+    new.carry(data, OLD)
+    new.leaves.append(data)
+    use(new, whose, forger.text(forger.sha(b"\0", data)), True)
+    found, _ = findings(new, tmp_path)
+    assert found[0] == "consent.granted R0: leaf 8 says that this one is of an earlier log"
+    assert any(one.startswith("inference.started R1") for one in found)
+
+
+def test_nothing_is_carried_twice(tmp_path):
+    old, whose = before()
+    new = go_on(old)
+    carry_all(new, old)
+    new.carry(old.leaves[-1], "elsewhere.example/log")
+    use(new, whose, new.last["consent.granted"], False)
+    found, _ = findings(new, tmp_path)
+    assert found[0] == "consent.granted R0: what it carries from an earlier log was carried before"
+
+
+@pytest.mark.parametrize("carried_too", [True, False])
+def test_an_older_retirement_hides_no_newer_one(carried_too, tmp_path):
+    old, _ = before()
+    on = [("model.registered", old.last["model.registered"])]
+    old.say("model.retired", {"model": old.model}, on)
+    retired = old.leaves[-1]
+    old.now += timedelta(days=1)
+    new = go_on(old)
+    activated = new.on("model.activated")
+    new.say("model.retired", {"model": new.model}, activated)
+    if carried_too:
+        new.carry(next(d for d in old.leaves if b'"model.registered"' in d), OLD)
+        new.carry(retired, OLD)
+    new.study("b")
+    found, _ = findings(new, tmp_path)
+    assert found == ["inference.started R2: the model was retired before (leaf 5)"]
+
+
+@pytest.mark.parametrize(
+    ("later", "words"),
+    [
+        (timedelta(minutes=4), None),
+        (timedelta(minutes=6), "when this log began: it is of no earlier one"),
+        (timedelta(days=3000), "is later than the log signed for it"),
+    ],
+)
+def test_what_is_carried_happened_before_the_log_began(later, words, tmp_path):
+    old, _ = before()
+    began = old.now
+    old.now += later
+    old.received("late")
+    late = old.leaves[-2]
+    old.now = began
+    new = go_on(old)
+    new.carry(late, OLD)
+    found, _ = findings(new, tmp_path)
+    assert (found == []) is (words is None)
+    assert all("study.received R5: its time, " in one for one in found)
+    assert words is None or any(words in one for one in found)
+
+
+def test_what_was_carried_is_not_judged_late_but_said(tmp_path):
+    """Whether an override of the earlier log was reviewed there, this log cannot know."""
+    old, _ = before()
+    whose = old.received("glass")
+    said = {"reason": "emergency", "by": "u7"}
+    old.check(whose, basis="override", override=said, reason="btg")
+    old.now += timedelta(days=30)
+    new = go_on(old)
+    for data in old.leaves[-3:]:
+        new.carry(data, OLD)
+    on = new.on("consent.checked")
+    new.say("override.reviewed", {"outcome": "ok", "by": "u9"}, on, subject=whose["subject"])
+    found, notes = findings(new, tmp_path)
+    assert found == []
+    assert notes[0] == "R7: the override at leaf 7 was reviewed too late at leaf 8, or once more"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import sys
 from datetime import timedelta
 from pathlib import Path
@@ -54,7 +55,49 @@ def rich():
     log.say("subject.erased", {"basis": "Art. 17"}, subject=whose["subject"])
     log.check(whose, decision="deny", reason="erased")
     log.study("after")
+    two_inputs(log)
+    denied_elsewhere(log)
+    by_two_persons(log)
     return log
+
+
+def two_inputs(log):
+    """A run reads two inputs that were permitted together."""
+    whose = log.received("two")
+    first = log.last["input.sealed"]
+    body = json.loads(log.leaves[-1])["body"]
+    log.say("input.sealed", {**body, "generation": 2}, log.on("study.received"), **whose)
+    log.check(whose, [("input.sealed", first)])
+    on = [("input.sealed", first), *log.on("input.sealed", "consent.checked", "model.activated")]
+    log.say("inference.started", {"model": log.model, "run": "r2"}, on, **whose)
+    log.say("inference.failed", {"model": log.model, "reason": "crash"},
+            log.on("inference.started"), **whose)  # fmt: skip
+    log.close(whose)
+
+
+def denied_elsewhere(log):
+    """Denials that are about something else: another study, purpose or place, or a release."""
+    whose = log.received("denied")
+    log.check(whose)
+    permit = log.last["consent.checked"]
+    log.deny({**whose, "study": "urn:radseal:study:" + "8" * 64})
+    log.deny(whose, purpose="HRESCH")
+    log.deny(whose, destination="elsewhere")
+    log.deny(whose, stage="release")
+    log.last["consent.checked"] = permit
+    log.run(whose)
+    log.deliver(whose)
+    log.deny({"subject": whose["subject"]})
+    log.close(whose)
+
+
+def by_two_persons(log):
+    """A model that two persons put to use; who approved it registers it once it is active."""
+    log.model = "c" * 64
+    log.admit("vendor", "eve")
+    named = {"model": log.model, "id": "chest", "version": "1", "vendor": "v", "by": "eve"}
+    log.say("model.registered", named)
+    log.study("of the new model")
 
 
 def test_the_forger_shares_no_code_with_the_verifier():
@@ -195,6 +238,63 @@ def test_what_was_forgotten_is_read_again(tmp_path, monkeypatch):
     assert forgetful == whole
     assert [one.rule for one in whole.violations] == ["R3", "R0"]
     assert 4 < len(recalled) < 40
+
+
+@pytest.mark.parametrize("bytes_too", [True, False])
+def test_what_is_said_twice_is_found_wherever_the_two_stand(bytes_too, tmp_path, monkeypatch):
+    monkeypatch.setattr(trace_memory, "RUN", 256)
+    log = opened()
+    whose = log.study("a")
+    index, data = len(log.leaves) - 1, log.leaves[-1]
+    for number in range(200):
+        log.study(str(number))
+    if not bytes_too:
+        data = data.replace(b'"generation":1', b'"generation":2')
+    log.leaves.append(data)
+    assert whose
+    report = verify.audit(log.write(tmp_path), forger.VKEYS, TERMS)
+    words = f"it is leaf {index} once more" if bytes_too else f"its idem is that of leaf {index}"
+    assert [str(one) for one in report.violations] == [
+        f"leaf {len(log.leaves) - 1} (study.closed): R0: {words}, and a fact is said once"
+    ]
+
+
+def test_a_registration_by_nobody_is_noted(tmp_path):
+    log = opened()
+    log.model = "c" * 64
+    named = {"model": log.model, "id": "chest", "version": "1", "vendor": "v"}
+    on = [("model.registered", log.say("model.registered", named))]
+    log.say("model.approved", {"model": log.model, "by": "eve"}, on)
+    log.say("model.activated", {"model": log.model}, log.on("model.approved"))
+    report = verify.audit(log.write(tmp_path), forger.VKEYS)
+    assert report.violations == ()
+    assert report.notes == ("R2: leaf 14 registers a model and does not say by whom",)
+
+
+def test_the_first_review_counts(tmp_path):
+    log = opened()
+    forger.r7_reviewed(log, "u9", timedelta(hours=1))
+    log.now += timedelta(days=300)
+    on, whose = log.on("consent.checked"), json.loads(log.leaves[-1])["subject"]
+    log.say("override.reviewed", {"outcome": "again", "by": "u9"}, on, subject=whose)
+    assert verify.audit(log.write(tmp_path), forger.VKEYS).violations == ()
+
+
+def test_a_thousand_denials_cost_no_more_than_one(tmp_path, monkeypatch):
+    """Each use asks for the denials between its permit and itself, and for no other."""
+    log = opened()
+    whose = log.received("a")
+    for _ in range(300):
+        log.check(whose, decision="deny")
+    log.check(whose)
+    on = log.on("input.sealed", "consent.checked", "model.activated")
+    for number in range(20):
+        log.say("inference.started", {"model": log.model, "run": f"r{number}"}, on, **whose)
+    looked = []
+    first = trace_memory.Moments.first
+    monkeypatch.setattr(trace_memory.Moments, "first", lambda *a: looked.append(1) or first(*a))
+    assert verify.audit(log.write(tmp_path), forger.VKEYS).violations == ()
+    assert len(looked) < 200
 
 
 # --- keys that follow each other ----------------------------------------------------------------

@@ -320,6 +320,28 @@ def test_a_server_that_says_something_else_the_second_time(folder, tmp_path):
         assert "saved checkpoint: another history" in refusal(url, saved=saved)
 
 
+def test_a_server_that_hides_a_doubled_leaf_the_second_time(log, tmp_path):
+    folder = log.write(tmp_path / "honest")
+    log.leaves.append(log.leaves[-1])
+    doubled = log.write(tmp_path / "doubled")
+    log.leaves[-1] = log.leaves[-1].replace(b"key/", b"kex/")
+    other = log.write(tmp_path / "other")
+    asked = set()
+
+    def lie(handler):
+        again = handler.path in asked and "entries" in handler.path
+        asked.add(handler.path)
+        if again:
+            handler.directory = str(other)
+        return False
+
+    assert verify.audit(folder, forger.VKEYS).broken == 0
+    assert verify.audit(doubled, forger.VKEYS).broken == 1
+    assert verify.audit(other, forger.VKEYS).broken == 0
+    with serving(files_of(doubled, lie)) as url:
+        assert "was something else when it was read before" in refusal(url)
+
+
 # --- checkpoints kept earlier, and witnesses ----------------------------------------------------
 
 
@@ -407,3 +429,37 @@ def test_witnesses_who_saw_another_history_are_heard(log, folder):
     assert "rolled back" in refusal(folder)
     (folder / "checkpoint.witnessed").write_bytes(b"\xff")
     assert refusal(folder) == "checkpoint.witnessed: is not UTF-8"
+
+
+def test_a_quorum_over_an_empty_tree_has_witnessed_nothing(log, folder, capsys, tmp_path):
+    """A witness that saw the log before its first leaf says nothing of the leaves."""
+    witness = forger.Key("w.example", 4, "w")
+    policy = tmp_path / "policy"
+    lines = "".join(f"log {key}\n" for key in forger.VKEYS)
+    policy.write_text(f"{lines}witness w {witness.vkey}\nquorum w\n")
+
+    def seen(size, *more):
+        text = at(log, size)
+        line = witness.line(text.split("\n\n")[0] + "\n", int(log.now.timestamp()) + 1)
+        (folder / "checkpoint.witnessed").write_text(text + line)
+        status = main(["verify", str(folder), "--policy", str(policy), *more])
+        return status, capsys.readouterr().out.strip().split("\n")[-1]
+
+    whole = len(log.leaves)
+    words = "FAIL checkpoint.witnessed: not witnessed yet: your policy asks for w"
+    assert seen(0) == (1, words)
+    status, last = seen(300)
+    assert (status, last.split(", ")[0]) == (
+        0, f"OK {forger.ORIGIN}: {whole} leaves (300 witnessed)",
+    )  # fmt: skip
+    assert seen(300, "--min-size", "300")[0] == 0
+    words = "FAIL checkpoint.witnessed: 300 leaves are witnessed; you asked for 301"
+    assert seen(300, "--min-size", "301") == (1, words)
+    policy.write_text(f"{lines}witness w {witness.vkey}\nquorum none\n")
+    status, last = seen(300, "--min-size", "301")
+    assert (status, last.split(", ")[0]) == (0, f"OK {forger.ORIGIN}: {whole} leaves")
+    report = verify.audit(folder, Policy.parse(policy.read_text()))
+    assert report.witnessed == 300
+    seen(0)
+    report = verify.audit(folder, Policy.parse(policy.read_text()))
+    assert (report.witnessed, report.cosigned) == (0, {})
