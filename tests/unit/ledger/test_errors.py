@@ -13,7 +13,7 @@ def test_every_error_is_drawn_exported_and_has_a_message():
         for name, thing in vars(errors).items()
         if inspect.isclass(thing) and issubclass(thing, Exception)
     }
-    assert set(errors.__all__) == set(found)
+    assert set(errors.__all__) == {*found, "printable"}
     for name, kind in found.items():
         assert name in errors.__doc__
         assert issubclass(kind, errors.LedgerError)
