@@ -44,7 +44,7 @@ ENCODER = json.JSONEncoder(
     sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False, check_circular=False
 )
 """Writes the canonical form."""
-_READ = json.JSONDecoder().raw_decode  # of a body whose numbers a pattern or test has looked at
+_READ = json.JSONDecoder().scan_once  # of a body whose numbers a pattern or test has looked at
 
 # What an object or list in a body looks like, two deep; whether its keys stand in order and its
 # numbers are spelled well is looked at afterwards. Atomic, so that a hostile leaf costs no more.
@@ -64,6 +64,7 @@ _LABEL = LABEL.plain[1:-1]
 _REF = rf'\{{"leaf":{HASH.plain},"rel":"[a-z._]{{1,40}}"\}}'
 _PAIRS = re.compile(r'"leaf":"([^"]+)","rel":"([^"]+)"')
 _RELS = {*TYPES, PREVIOUS}
+_ALIAS = re.compile(ALIAS)
 _TYPE, _END = ',"type":"', f'","v":{VERSION}}}'
 
 
@@ -101,7 +102,7 @@ def _key(key: str, pattern: str, required: bool) -> str:
 def _alias(name: str, chain: str) -> str:
     if chain == NONE:
         return "()"
-    return rf'(?:,"{name}":"({ALIAS})")' + ("" if chain in (BOTH, name) else "?")
+    return rf'(?:,"{name}":"([^"]++)")' + ("" if chain in (BOTH, name) else "?")
 
 
 _FORMS: Mapping[str, _Form] = {name: _Form(name, kind) for name, kind in TYPES.items()}
@@ -119,15 +120,15 @@ def parse(data: bytes) -> dict[str, Any] | None:
         return None
     actor, role, said, *nested, name, idem, node, refs, study, subject, time = found.groups()
     pairs = () if refs is None else _PAIRS.findall(refs)
-    if not _stand(pairs, form):
+    if not _stand(pairs, form) or not (_is_alias(study) and _is_alias(subject)):
         return None
     for value, test in zip(nested, form.tests, strict=True):
         if value is not None and not _is_well(value, test):
             return None
     try:
-        body, end = _READ(said)
+        body, end = _READ(said, 0)
         datetime.fromisoformat(time)
-    except ValueError:
+    except (ValueError, StopIteration):
         return None
     if end != len(said) or (form.decides and is_unexplained(body)):
         return None
@@ -150,6 +151,12 @@ def _stand(pairs: Sequence[tuple[str, str]], form: _Form) -> bool:
         return False
     rels = tuple([rel for _, rel in pairs])
     return rels in form.good or form.takes(rels)
+
+
+@lru_cache(1 << 14)
+def _is_alias(text: str | None) -> bool:
+    """Whether a study or subject, if one is named, is an alias; the same stand in many leaves."""
+    return not text or _ALIAS.fullmatch(text) is not None
 
 
 def _is_well(text: str, test: Callable[[object], bool]) -> bool:

@@ -299,16 +299,19 @@ class Trace:
                 break
 
     def _references(self, one: Seen) -> bool:
-        sound = True
+        sound, find = True, self._memory.find
         found: dict[str, list[Seen]] = {}
         for rel, ref in one.refs:
-            target = self._memory.find(ref)
+            target = find(ref)
             words = self._reference_fault(one, rel, target)
             if words is not None:
                 self._blame(one, "R0", words)
                 sound = False
             elif target is not None:
-                found.setdefault(rel, []).append(target)
+                if rel in found:
+                    found[rel].append(target)
+                else:
+                    found[rel] = [target]
         one.found = found
         if self.whole and not one.carried:
             for ref in one.rests_on:
@@ -329,12 +332,11 @@ class Trace:
                 return f"it replaces a {target.type}"
         elif rel != target.type:
             return f"its {rel} is a {target.type}"
-        for name, mine, other in (
-            ("subject", one.subject, target.subject),
-            ("study", one.study, target.study),
-        ):
-            if mine is not None and other is not None and mine != other:
-                return f"its {rel} is of another {name}"
+        # Spelled out: this is asked of every reference in the log.
+        if one.subject != target.subject and None not in (one.subject, target.subject):
+            return f"its {rel} is of another subject"
+        if one.study != target.study and None not in (one.study, target.study):
+            return f"its {rel} is of another study"
         return None
 
     def _received(self, one: Seen) -> None:
