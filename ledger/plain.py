@@ -44,7 +44,8 @@ ENCODER = json.JSONEncoder(
     sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False, check_circular=False
 )
 """Writes the canonical form."""
-_READ = json.JSONDecoder().scan_once  # of a body whose numbers a pattern or test has looked at
+# Of a body whose numbers a pattern or test has looked at; the stubs do not know this attribute.
+_READ = json.JSONDecoder().scan_once  # type: ignore[attr-defined]
 
 # What an object or list in a body looks like, two deep; whether its keys stand in order and its
 # numbers are spelled well is looked at afterwards. Atomic, so that a hostile leaf costs no more.

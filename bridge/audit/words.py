@@ -61,7 +61,8 @@ def as_json(report: FileReport, witnessed: Mapping[str, int]) -> dict[str, Any]:
         "size": report.verdict.checkpoint.size,
         "proven": _proven(chain),
         "witnessed": dict(witnessed),
-        "not_proven": list(NOT_PROVEN if witnessed else (*NOT_PROVEN, UNWITNESSED)),
+        "carried_from": carried_from(chain),
+        "not_proven": [*_not_proven(chain), *([] if witnessed else [UNWITNESSED])],
         "not_carried": [
             {"rel": gone.rel, "leaf": gone.leaf, "named_by": gone.named_by}
             for gone in chain.absent
@@ -70,6 +71,17 @@ def as_json(report: FileReport, witnessed: Mapping[str, int]) -> dict[str, Any]:
         "leaves": [{"index": x.index, "type": x.type, "time": x.time, "leaf": x.ref}
                    for x in _in_order(chain)],
     }  # fmt: skip
+
+
+def carried_from(chain: Chain) -> list[str]:
+    """Name the earlier logs whose leaves this log says again, word for word."""
+    said = (link.record.get("carried") for link in _in_order(chain))
+    return sorted({one["origin"] for one in said if one is not None})
+
+
+def _not_proven(chain: Chain) -> list[str]:
+    told = "that {} holds the leaves that were carried over from it: verify that log too"
+    return [*NOT_PROVEN, *(told.format(origin) for origin in carried_from(chain))]
 
 
 def _proven(chain: Chain) -> dict[str, Any]:
@@ -133,7 +145,7 @@ def as_text(report: FileReport, witnessed: Mapping[str, int]) -> list[str]:
         ),
         "",
         "Not proven:",
-        *(f"  - {words}" for words in NOT_PROVEN),
+        *(f"  - {words}" for words in _not_proven(report.chain)),
     ]
     if said["not_carried"]:
         lines += ["", "Named by hash, not carried in the file:"]

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import Progress
 
 from bridge import ambient
 from bridge import site as settings
 from bridge.audit.export import Wish, export
 from bridge.audit.own_logs import judge
-from bridge.cli.opened import JsonOption, SiteOption, opened, os_user, print_json
+from bridge.cli.opened import (
+    JsonOption,
+    SiteOption,
+    leaves_shown,
+    opened,
+    os_user,
+    print_json,
+)
 from bridge.errors import Refused
 from bridge.home import publish
+from ledger.errors import printable
 from ledger.trace import Terms
 
 __all__ = ["app"]
@@ -93,20 +97,11 @@ def trace(
     """Judge the site's log by the trace rules; a finding names its leaf and its rule."""
     folder = settings.find_folder(site)
     settings.read(folder)
-    with _progress() as progress:
+    with leaves_shown() as progress:
         found = judge(folder, Terms(sla_seconds=sla), progress)
     if json_:
         print_json([one.to_json() for one in found])
     else:
-        typer.echo("\n".join(line for one in found for line in one.lines()))
+        typer.echo("\n".join(printable(line) for one in found for line in one.lines()))
     if not all(one.good for one in found):
         raise Refused("the log's story breaks rules, or its files do not hold; see the findings")
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[int, int], None]]:
-    """Show how far the log is read, where a person waits."""
-    console = Console(stderr=True)
-    with Progress(console=console, disable=not console.is_terminal, transient=True) as shown:
-        task = shown.add_task("leaves", total=None)
-        yield lambda done, total: shown.update(task, completed=done, total=total)

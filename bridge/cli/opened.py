@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import getpass
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
 
 from bridge import site
@@ -20,7 +21,9 @@ from bridge.home import open_rooms, publish
 from bridge.rooms import Rooms
 from bridge.turns import using
 
-__all__ = ["JsonOption", "SiteOption", "opened", "os_user", "print_json", "print_table"]
+__all__ = [
+    "JsonOption", "SiteOption", "leaves_shown", "opened", "os_user", "print_json", "print_table",
+]  # fmt: skip
 
 SiteOption = Annotated[
     Path | None, typer.Option("--site", help="Site folder (default: $RADSEAL_SITE, else here).")
@@ -56,6 +59,15 @@ def opened(folder: Path | None, *, alone: bool = False) -> Iterator[Rooms]:
             finally:
                 for log in (rooms.record.log, *rooms.record.lineage.ended):
                     log.store.close()
+
+
+@contextmanager
+def leaves_shown() -> Iterator[Callable[[int, int], None]]:
+    """Show how far a log is read, where a person waits: (leaves done, of how many)."""
+    console = Console(stderr=True)
+    with Progress(console=console, disable=not console.is_terminal, transient=True) as shown:
+        task = shown.add_task("leaves", total=None)
+        yield lambda done, total: shown.update(task, completed=done, total=total)
 
 
 def print_json(value: Any) -> None:

@@ -12,7 +12,7 @@ import typer
 from bridge.audit import bundle, words
 from bridge.audit.file import verify_file
 from bridge.audit.witnessed import cosigned
-from bridge.cli.opened import JsonOption, SiteOption, opened, print_json
+from bridge.cli.opened import JsonOption, SiteOption, leaves_shown, opened, print_json
 from bridge.errors import NotFound, RadsealError, Refused, WrongUse
 from bridge.front import Front
 from ledger import policy, proof
@@ -143,7 +143,8 @@ def _receipt(path: Path, trusted: Policy, log: str | None) -> tuple[dict[str, An
 
 
 def _log(where: str, trusted: Policy) -> tuple[dict[str, Any], list[str]]:
-    report = audit(where, trusted)
+    with leaves_shown() as progress:
+        report = audit(where, trusted, progress=progress)
     findings = [str(one) for one in report.violations]
     found = {
         "verified": not findings, "what": "log", "origin": report.origin, "size": report.size,

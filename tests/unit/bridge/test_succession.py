@@ -14,7 +14,8 @@ import bench
 import pytest
 
 from bridge import ambient, compose, deliver, grant, site
-from bridge.audit import own_logs
+from bridge.audit import own_logs, words
+from bridge.audit.file import verify_file
 from bridge.consent.document import parse
 from bridge.continuity import rotation, succession
 from bridge.engine import EngineClient
@@ -25,6 +26,7 @@ from ledger import leaf
 from ledger.checkpoint import Checkpoint
 from ledger.errors import SignatureInvalid, StorageFailed
 from ledger.merkle import EMPTY, leaf_hash
+from ledger.policy import of_keys
 from ledger.store import Facts, Last, SqliteStore
 from ledger.trace import Terms
 from ledger.verify import open_checkpoint, read_vkeys, verify_log
@@ -133,6 +135,11 @@ def test_a_study_received_before_finishes_after(desk, pacs, behind):
     assert report.open_studies == ()
     assert report.counts["result.delivered"] == 2
     assert len(pacs.received) == 2
+    trusted = of_keys(read_vkeys((folder / "ledger.vkey").read_text()))
+    for file in (folder / "artifacts").rglob("*.sent.dcm"):
+        said = words.as_json(verify_file(file, trusted), {})
+        assert said["carried_from"] == [bench.ORIGIN]
+        assert f"that {bench.ORIGIN} holds" in " ".join(said["not_proven"])
     first, *rest = desk.leaves()
     assert first["type"] == "log.continued"
     assert first["body"]["previous"] == bench.ORIGIN
