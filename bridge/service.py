@@ -330,12 +330,17 @@ def _readable(rooms: Rooms, sop_class_uid: str) -> bool:
     )
 
 
-def _until_told(service: Service) -> None:
-    ended = threading.Event()
+def _hear() -> threading.Event:
+    """Take SIGTERM and SIGINT from now on: who is told to end while he starts, ends in order."""
+    told = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: ended.set())
+        signal.signal(number, lambda *_: told.set())
+    return told
+
+
+def _until(told: threading.Event, service: Service) -> None:
     alive_at = ambient.monotonic()
-    while not ended.wait(1.0):
+    while not told.wait(1.0):
         now = ambient.monotonic()
         if service.engine.alive():
             alive_at = now
@@ -349,10 +354,10 @@ def _until_told(service: Service) -> None:
 
 def serve(site: Site, ready: Callable[[Service], None]) -> None:
     """Serve a site until SIGTERM or SIGINT; `ready` is called once everything answers."""
-    service = Service(site, listen=True)
+    told, service = _hear(), Service(site, listen=True)
     service.start()
     ready(service)
-    _until_told(service)
+    _until(told, service)
     _end()
 
 
@@ -362,10 +367,10 @@ def work(site: Site) -> None:
         raise Refused(
             'one more worker needs PostgreSQL: set [database] url = "postgresql+psycopg://…"'
         )
-    service = Service(site, listen=False)
+    told, service = _hear(), Service(site, listen=False)
     service.start()
     logs.get().info("worker.ready")
-    _until_told(service)
+    _until(told, service)
     _end()
 
 

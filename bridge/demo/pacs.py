@@ -59,9 +59,14 @@ class FakePACS:
         self._server.shutdown()
 
 
+_PATIENCE = 120.0
+"""Seconds for one answer: it comes after an fsync, which a busy disk may hold up for long."""
+
+
 def send(datasets: Sequence[Dataset], port: int, ae_title: str, calling: str) -> None:
     """C-STORE datasets in one association; raises Refused when one is not taken."""
     ae = AE(ae_title=calling)
+    ae.dimse_timeout = _PATIENCE
     for sop_class in sorted({d.SOPClassUID for d in datasets}):
         ae.add_requested_context(sop_class)
     association = ae.associate("127.0.0.1", port, ae_title=ae_title)
@@ -70,7 +75,9 @@ def send(datasets: Sequence[Dataset], port: int, ae_title: str, calling: str) ->
     try:
         for dataset in datasets:
             status = association.send_c_store(dataset)
-            if not status or status.Status != 0:
-                raise Refused("the demo's listener refused an image")
+            if not status:
+                raise Refused("the demo's listener did not answer in time; is the disk busy?")
+            if status.Status != 0:
+                raise Refused(f"the demo's listener refused an image: 0x{status.Status:04X}")
     finally:
         association.release()

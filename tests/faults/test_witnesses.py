@@ -105,6 +105,7 @@ def grow(one: w.Ward, count: int = 1, digit: str = "0") -> None:
             name = f"test/{time.monotonic_ns()}/{number}"
             said = {"recipient": f"test {digit}", "purpose": "TREATDS", "what": {}, "basis": "law"}
             rooms.record.say("access.disclosed", name, said)
+        rooms.record.log.store.close()
         rooms.database.dispose()
     if one.alive():
         until(lambda: size(one) >= before + count, one, "a checkpoint")
@@ -116,6 +117,7 @@ def said(one: w.Ward) -> list[str]:
         rooms = open_rooms(one.settings, counter)
         log = rooms.record.log
         found = [rooms.record.body(leaf.ref(one)) for one, _ in log.select(type="witness.status")]
+        log.store.close()
         rooms.database.dispose()
     return [str(body["state"]) for body in found]
 
