@@ -59,12 +59,28 @@ class FakePACS:
         self._server.shutdown()
 
 
-_PATIENCE = 120.0
-"""Seconds for one answer: it comes after an fsync, which a busy disk may hold up for long."""
+_PATIENCE, _TRIES = 20.0, 3
 
 
 def send(datasets: Sequence[Dataset], port: int, ae_title: str, calling: str) -> None:
-    """C-STORE datasets in one association; raises Refused when one is not taken."""
+    """C-STORE datasets in one association; raises Refused when one is not taken.
+
+    What gets no answer is sent again in another association, as modalities do. pynetdicom's
+    reactor may take an answer that the sender waits for (it says that it is paused shortly before
+    it looks for messages), and a busy disk may hold up an fsync.
+    """
+    left = list(datasets)
+    for _ in range(_TRIES):
+        left = _unanswered(left, port, ae_title, calling)
+        if not left:
+            return
+    raise Refused("the demo's listener did not answer in time; is the disk busy?")
+
+
+def _unanswered(
+    datasets: Sequence[Dataset], port: int, ae_title: str, calling: str
+) -> list[Dataset]:
+    """Send until an answer fails to come; returns what was not acknowledged."""
     ae = AE(ae_title=calling)
     ae.dimse_timeout = _PATIENCE
     for sop_class in sorted({d.SOPClassUID for d in datasets}):
@@ -73,11 +89,12 @@ def send(datasets: Sequence[Dataset], port: int, ae_title: str, calling: str) ->
     if not association.is_established:
         raise Refused("the demo's listener did not take the association")
     try:
-        for dataset in datasets:
+        for number, dataset in enumerate(datasets):
             status = association.send_c_store(dataset)
             if not status:
-                raise Refused("the demo's listener did not answer in time; is the disk busy?")
+                return list(datasets[number:])
             if status.Status != 0:
                 raise Refused(f"the demo's listener refused an image: 0x{status.Status:04X}")
     finally:
         association.release()
+    return []

@@ -108,7 +108,7 @@ def test_a_morning(page, rooms, paper):
     page.wait_for_url(f"**/studies/{paper.study_uid(1)}")
 
     expect(page.locator(".values")).to_contain_text("9.4")
-    page.wait_for_function("document.querySelector('.shot img').naturalWidth === 512")
+    expect(page.locator(".shot img")).to_have_js_property("naturalWidth", 512)
     expect(page.locator(".timeline time").first).to_have_text(re.compile(r"10:53:00$"))
     page.get_by_text("Report as text").click()
     expect(page.locator("pre")).to_contain_text("Imaging Measurement Report")

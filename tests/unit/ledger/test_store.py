@@ -194,29 +194,30 @@ def test_one_that_is_left_as_it_is_keeps_what_waits(store):
 
 
 def test_nothing_comes_after_the_end_whoever_appends_meanwhile(store, tmp_path):
-    taken, refused = [], []
+    taken, refused, begun = [], [], threading.Event()
 
     def work(start):
         other = SqliteStore(tmp_path / "ledger.db")
-        for number in range(start, start + 300):
+        for number in range(start, start + 1_000_000):  # until it is refused
             try:
                 other.append(f"k{number}", b"x", hash_of(number), FACTS)
                 taken.append(number)
+                begun.set()
             except StorageFailed:
                 refused.append(number)
+                break
         other.close()
 
-    threads = [threading.Thread(target=work, args=(start,)) for start in (1000, 2000)]
+    threads = [threading.Thread(target=work, args=(start,)) for start in (1_000, 2_000_000)]
     for thread in threads:
         thread.start()
-    while not taken:
-        pass
+    begun.wait(30)
     store.shut(end(1))
     for thread in threads:
         thread.join()
-    rows = store.assigned(0, 9999)
+    rows = store.assigned(0, 3_000_000)
     assert rows[-1].data == b"end"
-    assert refused
+    assert len(refused) == 2
     assert {row.leaf_hash for row in rows[:-1]} == {hash_of(number) for number in taken}
 
 
