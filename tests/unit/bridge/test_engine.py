@@ -467,18 +467,20 @@ def test_close_does_not_wait_for_sleepers(engine: Engine) -> None:
 
 def test_cancel_ends_a_wait_at_once_and_retry_goes_on(engine: Engine) -> None:
     steps: list[str] = []
+    recorded = threading.Event()
     first = engine.step("first")(lambda: steps.append("first"))
 
     @engine.workflow("waits")
     def waits() -> None:
         first()
+        recorded.set()  # a step that is cancelled before it is recorded runs again
         engine.wait(1.5)
         steps.append("end")
 
     engine.queue("work", 2, poll=0.05)
     engine.launch()
     engine.enqueue("work", "waits", "waits")
-    until(lambda: steps)
+    until(recorded.is_set)
     engine.cancel("waits")
     assert engine.status("waits") == "CANCELLED"
     until(lambda: not engine._running(), 3)
