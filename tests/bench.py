@@ -10,7 +10,9 @@ import copy
 import hashlib
 import importlib.util
 import json
-from collections.abc import Sequence
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,6 +20,7 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+import sqlalchemy
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from onnx import numpy_helper
@@ -155,6 +158,31 @@ class Vendor:
         signature.sign(root, self.private, Path(f"{root}.sig"))
 
 
+@contextmanager
+def copies(
+    source: Path, target: Path, committed: Callable[..., None], number: int = 0
+) -> Iterator[Callable[[], Bench]]:
+    """Give the site of `source` again and again, each time as it was; one is open at a time.
+
+    `committed` is called at each commit of its tables.
+    """
+    opened: list[Bench] = []
+
+    def copy_() -> Bench:
+        while opened:
+            opened.pop().close()
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.copytree(source, target)
+        desk = Bench.at(target, number)
+        sqlalchemy.event.listen(desk.rooms.database, "commit", committed)
+        opened.append(desk)
+        return desk
+
+    yield copy_
+    for desk in opened:
+        desk.close()
+
+
 class Bench:
     """A site and the hands that move it."""
 
@@ -174,6 +202,21 @@ class Bench:
         self.opened: list[tuple[str, int]] = []
         self.indexer = self._indexer()
         self._number = 0
+
+    @classmethod
+    def at(cls, folder: Path, number: int = 0) -> Bench:
+        """A bench at a site that is there already; `number` objects were laid before."""
+        desk = cls.__new__(cls)
+        desk.base, desk.clock = folder, HandClock()
+        desk.reopen(folder / "site")
+        desk.opened, desk.indexer, desk._number = [], desk._indexer(), number
+        return desk
+
+    def reopen(self, folder: Path) -> None:
+        """Open the site in this folder, as after a restart; the bench must be closed."""
+        self.settings = site.read(folder)
+        self.work = EngineClient(self.settings.database_url)
+        self.rooms = replace(open_rooms(self.settings, self.work), clock=self.clock)
 
     def _indexer(self) -> Indexer:
         def opened(_connection: Any, study_id: str, generation: int) -> None:

@@ -22,44 +22,12 @@ pytestmark = pytest.mark.fault
 
 TESTS = Path(__file__).resolve().parents[1]
 
-NODE = """
-import os, sys, threading
-sys.path[:0] = [{tests!r}, {root!r}]
-from pathlib import Path
-import paper_log as paper, tall_log as tall
-from ledger.errors import LogError
-from ledger.sequencer import sequence
-
-folder, start, count = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-site = paper.Site(folder, opened=False)
-numbers, speak = iter(range(start, start + count)), threading.Lock()
-
-def work():
-    while True:
-        with speak:
-            number = next(numbers, None)
-        if number is None:
-            return
-        site.log.append(f"key/{{number}}", tall.config_leaf(number))
-        with speak:
-            os.write(1, f"{{number}}\\n".encode())
-
-threads = [threading.Thread(target=work) for _ in range(16)]
-for one in threads:
-    one.start()
-while any(one.is_alive() for one in threads):
-    try:
-        sequence(site.log, paper.NOW)
-    except LogError as error:
-        os.write(2, f"{{type(error).__name__}}\\n".encode())
-os.write(1, b"done\\n")
-"""
+NODE = TESTS / "ledger_node.py"
 
 
 def node(folder: Path, start: int, count: int) -> subprocess.Popen[bytes]:
     """A process with 16 threads that append, and one that sequences when it may."""
-    code = NODE.format(tests=str(TESTS), root=str(TESTS.parent))
-    command = [sys.executable, "-c", code, str(folder), str(start), str(count)]
+    command = [sys.executable, str(NODE), str(folder), str(start), str(count)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
 
 

@@ -235,47 +235,9 @@ def test_a_paused_leader_loses_and_signs_nothing_that_others_see(bench, monkeypa
     store.close()
 
 
-NODE = """
-import os, sys, threading
-sys.path[:0] = [{tests!r}, {root!r}]
-from pathlib import Path
-import paper_log as paper, tall_log as tall
-from bridge.logstore import PostgresStore
-from ledger.errors import LogError
-from ledger.log import open_log
-from ledger.sequencer import sequence
-
-url, folder, start, count = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
-store = PostgresStore(url)
-log = open_log(folder, store, paper.ORIGIN, paper.signers())
-numbers, speak = iter(range(start, start + count)), threading.Lock()
-
-def work():
-    while True:
-        with speak:
-            number = next(numbers, None)
-        if number is None:
-            return
-        log.append(f"key/{{number}}", tall.config_leaf(number))
-        with speak:
-            os.write(1, f"{{number}}\\n".encode())
-
-threads = [threading.Thread(target=work) for _ in range(16)]
-for one in threads:
-    one.start()
-while any(one.is_alive() for one in threads):
-    try:
-        sequence(log, paper.NOW)
-    except LogError as error:
-        os.write(2, f"{{type(error).__name__}}\\n".encode())
-os.write(1, b"done\\n")
-"""
-
-
 def node(bench, folder: Path, start: int, count: int) -> subprocess.Popen[bytes]:
-    tests = Path(__file__).resolve().parents[1]
-    code = NODE.format(tests=str(tests), root=str(tests.parent))
-    command = [sys.executable, "-c", code, bench.url, str(folder), str(start), str(count)]
+    program = Path(__file__).resolve().parents[1] / "ledger_node.py"
+    command = [sys.executable, str(program), str(folder), str(start), str(count), bench.url]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 

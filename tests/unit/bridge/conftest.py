@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
+import io
+import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
+
+from bridge import cli
 
 _TESTS = Path(__file__).resolve().parents[2]
 
@@ -37,6 +41,41 @@ def paper() -> ModuleType:
 def results() -> ModuleType:
     """The module tests/paper_results.py."""
     return _by_path("paper_results", _TESTS / "paper_results.py")
+
+
+class Said(NamedTuple):
+    """What a command printed."""
+
+    out: str
+    err: str
+
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+@pytest.fixture
+def radseal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Callable[..., Said]:
+    """Run a command in this process as the installed program does; `code` is its exit status."""
+    monkeypatch.setenv("RADSEAL_SITE", str(tmp_path / "site"))
+    monkeypatch.setattr("os.umask", lambda mask: mask)  # of this process, not of the test's
+
+    def run(*words: object, said: str = "", code: int = 0) -> Said:
+        monkeypatch.setattr(sys, "argv", ["radseal", *map(str, words)])
+        monkeypatch.setattr(sys, "stdin", io.StringIO(said))
+        capsys.readouterr()
+        try:
+            cli.main()
+            found = 0
+        except SystemExit as ended:
+            found = int(ended.code or 0)
+        told = Said(*capsys.readouterr())
+        assert found == code, told.out + told.err
+        assert "Traceback" not in told.err
+        return told
+
+    return run
 
 
 @pytest.fixture

@@ -19,7 +19,6 @@ from bridge import compose, deliver, site
 from bridge.continuity import restore
 from bridge.continuity.backup import back_up
 from bridge.continuity.restore import Plan
-from bridge.engine import EngineClient
 from bridge.errors import NotFound, Refused, StorageFull, WrongUse
 from bridge.home import open_rooms, publish
 from bridge.origins.published import Standing
@@ -75,13 +74,11 @@ def desk(new_site, pacs):
 def moved(desk, folder):
     """The bench at the restored site."""
     desk.close()
-    desk.settings = site.read(folder)
-    desk.work = EngineClient(desk.settings.database_url)
-    desk.rooms = replace(open_rooms(desk.settings, desk.work), clock=desk.clock)
+    desk.reopen(folder)
     return desk
 
 
-def composed(desk):
+def ran(desk):
     images = bench.images(3)
     desk.receive(*images)
     uid = str(images[0].StudyInstanceUID)
@@ -221,7 +218,7 @@ def test_a_copy_taken_while_leaves_are_published_is_never_ahead(new_site, tmp_pa
 
 
 def test_a_run_whose_outcome_waits_is_reported_after(desk, pacs, tmp_path):
-    uid, run = composed(desk)
+    uid, run = ran(desk)
     publish(desk.rooms)
     made = backed_up(desk.settings.folder, tmp_path / "b.tar")
     assert [name for name in members(made.site) if name.startswith("work/")]
@@ -400,7 +397,7 @@ def test_a_site_of_rows_elsewhere_is_refused(desk, tmp_path):
 def test_ended_logs_go_along(desk, tmp_path):
     from bridge.continuity import succession
 
-    uid, run = composed(desk)
+    uid, run = ran(desk)
     compose.compose(desk.rooms, run)
     publish(desk.rooms)
     folder = desk.settings.folder

@@ -2,49 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import json
-import sys
 
 import pytest
 from bench import ANNA, BERT, MODEL, changed, consent, images, write_package
 
-from bridge import cli
 from bridge.home import create
 
 UID = str(images(1)[0].StudyInstanceUID)
-
-
-class Said:
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-    def json(self):
-        return json.loads(self.out)
-
-
-@pytest.fixture
-def radseal(monkeypatch, capsys, tmp_path):
-    """Run a command in this process as the installed program does."""
-    monkeypatch.setenv("RADSEAL_SITE", str(tmp_path / "site"))
-    monkeypatch.setattr("os.umask", lambda mask: mask)  # of this process, not of the test's
-
-    def run(*words: object, said: str = "", code: int = 0) -> Said:
-        monkeypatch.setattr(sys, "argv", ["radseal", *map(str, words)])
-        monkeypatch.setattr(sys, "stdin", io.StringIO(said))
-        capsys.readouterr()
-        try:
-            cli.main()
-            found = 0
-        except SystemExit as ended:
-            found = int(ended.code or 0)
-        captured = capsys.readouterr()
-        assert found == code, captured.out + captured.err
-        if found:
-            assert "Traceback" not in captured.err
-        return Said(found, captured.out, captured.err)
-
-    return run
 
 
 @pytest.fixture

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import json
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -14,36 +12,12 @@ from typing import Any
 import pytest
 from bench import Bench, consent, images
 
-from bridge import cli, grant
+from bridge import grant
 from bridge.consent.document import parse
 from bridge.turns import Busy, Turns
 
 UID = str(images(1)[0].StudyInstanceUID)
 WHO = "GH|A-1\n"
-
-
-@pytest.fixture
-def radseal(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> Callable[..., tuple[str, str]]:
-    """Run a command in this process; returns (standard output, standard error)."""
-    monkeypatch.setenv("RADSEAL_SITE", str(tmp_path / "site"))
-    monkeypatch.setattr("os.umask", lambda mask: mask)
-
-    def run(*words: object, said: str = "", code: int = 0) -> tuple[str, str]:
-        monkeypatch.setattr(sys, "argv", ["radseal", *map(str, words)])
-        monkeypatch.setattr(sys, "stdin", io.StringIO(said))
-        capsys.readouterr()
-        try:
-            cli.main()
-            found = 0
-        except SystemExit as ended:
-            found = int(ended.code or 0)
-        told = capsys.readouterr()
-        assert found == code, told.out + told.err
-        return told.out, told.err
-
-    return run
 
 
 @pytest.fixture

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import json
 import stat
-import sys
 from datetime import UTC, datetime
 
 import pytest
 from fastapi.testclient import TestClient
 
-from bridge import cli, quorum
+from bridge import quorum
 from bridge.api import alone
 from bridge.errors import Refused, SettingsError, WrongUse
 from bridge.witnessing import cosigning
@@ -136,27 +134,6 @@ def test_alone_it_answers_over_http_and_has_no_other_door(folder):
         assert str(folder) not in answer.text
     one.close()
     assert {line.route for line in lines} >= {"/witness/add-checkpoint"}
-
-
-@pytest.fixture
-def radseal(monkeypatch, capsys):
-    monkeypatch.setattr("os.umask", lambda mask: mask)
-
-    def run(*words, code=0):
-        monkeypatch.setattr(sys, "argv", ["radseal", *map(str, words)])
-        monkeypatch.setattr(sys, "stdin", io.StringIO())
-        capsys.readouterr()
-        try:
-            cli.main()
-            found = 0
-        except SystemExit as ended:
-            found = int(ended.code or 0)
-        captured = capsys.readouterr()
-        assert found == code, captured.out + captured.err
-        assert "Traceback" not in captured.err
-        return captured
-
-    return run
 
 
 def test_the_commands(radseal, tmp_path):

@@ -10,22 +10,19 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
-import sqlalchemy
-from bench import Bench, HandClock, images
+from bench import Bench, copies, images
 
-from bridge import close, compose, deliver, follow, infer, site
+from bridge import close, compose, deliver, follow, infer
 from bridge.audit.file import verify_file
-from bridge.engine import EngineClient
 from bridge.files import Files
-from bridge.home import open_rooms, publish
+from bridge.home import publish
 from bridge.peers import dicom
 from bridge.study import StudyState
 from ledger.log import Log
@@ -140,26 +137,8 @@ def again(tmp_path: Path, windows: Windows) -> Iterator[Callable[[], Bench]]:
     first = Bench(tmp_path / "first", TOML)
     first.model()
     first.close()
-    opened: list[Bench] = []
-
-    def copy() -> Bench:
-        while opened:
-            opened.pop().close()
-        desk = Bench.__new__(Bench)
-        desk.base = tmp_path / "copy"
-        shutil.rmtree(desk.base, ignore_errors=True)
-        shutil.copytree(tmp_path / "first", desk.base)
-        desk.settings, desk.clock = site.read(desk.base / "site"), HandClock()
-        desk.work = EngineClient(desk.settings.database_url)
-        desk.rooms = replace(open_rooms(desk.settings, desk.work), clock=desk.clock)
-        desk.opened, desk.indexer, desk._number = [], desk._indexer(), 0
-        sqlalchemy.event.listen(desk.rooms.database, "commit", windows.window)
-        opened.append(desk)
-        return desk
-
-    yield copy
-    for desk in opened:
-        desk.close()
+    with copies(tmp_path / "first", tmp_path / "copy", windows.window) as copy:
+        yield copy
 
 
 def _live(desk: Bench, windows: Windows, at: int) -> bool:

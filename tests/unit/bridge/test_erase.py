@@ -5,26 +5,23 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy
-from bench import ANNA, BERT, NOBODY, Bench, HandClock, changed, consent, every, images
+from bench import ANNA, BERT, NOBODY, Bench, changed, consent, copies, every, images
 
-from bridge import acts, ambient, grant, permit, site, turns
+from bridge import acts, ambient, grant, permit, turns
 from bridge.consent.document import parse
 from bridge.engine import EngineClient
 from bridge.erasure import erase, erasing
 from bridge.erasure.erasing import Whose
 from bridge.errors import NotFound, Refused, WrongUse
 from bridge.files import Files
-from bridge.home import open_rooms
 from bridge.store import arrivals, erasure, tables, work
 from bridge.store.database import reading
 from bridge.store.erasure_requests import RequestState
@@ -584,26 +581,8 @@ def again(tmp_path: Path, windows: Windows) -> Iterator[Callable[[], Bench]]:
     first.run(route_id)
     first.lay(*images(1, study="in the inbox"))
     first.close()
-    opened: list[Bench] = []
-
-    def copy() -> Bench:
-        while opened:
-            opened.pop().close()
-        desk = Bench.__new__(Bench)
-        desk.base = tmp_path / "copy"
-        shutil.rmtree(desk.base, ignore_errors=True)
-        shutil.copytree(tmp_path / "first", desk.base)
-        desk.settings, desk.clock = site.read(desk.base / "site"), HandClock()
-        desk.work = EngineClient(desk.settings.database_url)
-        desk.rooms = replace(open_rooms(desk.settings, desk.work), clock=desk.clock)
-        desk.opened, desk.indexer, desk._number = [], desk._indexer(), 50
-        sqlalchemy.event.listen(desk.rooms.database, "commit", windows.window)
-        opened.append(desk)
-        return desk
-
-    yield copy
-    for desk in opened:
-        desk.close()
+    with copies(tmp_path / "first", tmp_path / "copy", windows.window, 50) as copy:
+        yield copy
 
 
 def _truth(desk: Bench) -> None:

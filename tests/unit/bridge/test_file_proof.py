@@ -19,7 +19,7 @@ from bridge.errors import RadsealError, Refused, WrongUse
 from bridge.report import receipt
 from ledger import leaf
 from ledger.errors import BadKey
-from ledger.policy import Policy, of_keys
+from ledger.policy import UNWITNESSED, Policy, of_keys
 
 KINDS = ("seg", "sr", "summary")
 
@@ -101,7 +101,7 @@ def test_both_lists_are_said_and_nothing_of_the_patient(paper, verify):
     text = "\n".join(words.as_text(verify(paper.stamped["sr"]), {}))
     for piece in ("model", "input", "consent", "Proven by", "Not proven", *words.NOT_PROVEN):
         assert piece in text
-    assert words.UNWITNESSED in text
+    assert UNWITNESSED in text
     assert "Müller" not in text
     assert "P-1" not in text
 

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import runpy
 from io import BytesIO
 from pathlib import Path
-from types import SimpleNamespace
 
-import numpy as np
 import pydicom
 import pytest
 from pydicom.dataset import Dataset
@@ -21,11 +18,10 @@ from pydicom.uid import (
 )
 
 from bridge.audit.part10 import frames_in_child
-from bridge.report import content, seg, sr, summary
+from bridge.report import content
 from bridge.report.errors import ContentError
 
 TESTS = Path(__file__).resolve().parents[2]
-made = SimpleNamespace(**runpy.run_path(str(TESTS / "reporting.py")))
 VECTORS = sorted((TESTS / "vectors" / "content_digest").glob("*.json"))
 
 
@@ -37,16 +33,8 @@ def _read(ds: Dataset, **how: object) -> Dataset:
 
 
 @pytest.fixture(scope="module")
-def objects() -> dict[str, Dataset]:
-    found, sources, mask = made.segmentation(), made.sources(), made.mask()
-    given = (made.MODEL, made.GATEWAY)
-    grey = np.arange(120, dtype=np.uint8).reshape(10, 12)
-    segmented = seg.compose(found, mask, sources, *given, made.naming("seg"))
-    return {
-        "seg": segmented,
-        "sr": sr.compose(found, sources, *given, made.naming("sr"), segmented),
-        "summary": summary.compose(found, grey, mask[2], sources, *given, made.naming("sum")),
-    }
+def objects(results) -> dict[str, Dataset]:
+    return results.composed()
 
 
 @pytest.mark.parametrize("path", VECTORS, ids=lambda p: p.stem)

@@ -7,7 +7,6 @@ import os
 import shutil
 import threading
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import bench
@@ -18,7 +17,6 @@ from bridge.audit import own_logs, words
 from bridge.audit.file import verify_file
 from bridge.consent.document import parse
 from bridge.continuity import rotation, succession
-from bridge.engine import EngineClient
 from bridge.errors import SettingsError, WrongUse
 from bridge.home import create, open_rooms, publish
 from bridge.origins import ended
@@ -85,9 +83,7 @@ def publishing(rooms):
 def moved(desk):
     """The bench on the new log, as after a restart."""
     desk.close()
-    desk.settings = site.read(desk.settings.folder)
-    desk.work = EngineClient(desk.settings.database_url)
-    desk.rooms = replace(open_rooms(desk.settings, desk.work), clock=desk.clock)
+    desk.reopen(desk.settings.folder)
     return desk
 
 
