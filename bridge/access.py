@@ -299,3 +299,8 @@ def _looks_right(secret: str) -> bool:
 
 def _in_session(name: str, role: Role, secret: str) -> Principal:
     return Principal(name, role, GRANTS[role], "session", csrf_of(secret))
+
+
+def is_same_person(one: str, other: str) -> bool:
+    """Whether two asserted names are one person's, however they are written."""
+    return " ".join(one.split()).casefold() == " ".join(other.split()).casefold()

@@ -11,6 +11,7 @@ from pathlib import Path
 import sqlalchemy
 from cryptography.hazmat.primitives import serialization
 
+from bridge.access import is_same_person
 from bridge.errors import NotFound, Refused, WrongUse
 from bridge.files import fsync_folder
 from bridge.record import Recorder
@@ -203,7 +204,7 @@ class Catalog:
             raise NotFound(f"no model is called {name}; see `radseal model list`")
         row = rows[0]
         registrant = next(a["by"] for a in row.acts if a["act"] == "registered")
-        if act == "approve" and by.strip().casefold() == registrant.strip().casefold():
+        if act == "approve" and is_same_person(by, registrant):
             raise Refused("the person who registered a model cannot approve it; ask a second one")
         try:
             state = registry.transition(registry.State(row.state), registry.Act(act))

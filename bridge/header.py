@@ -30,7 +30,7 @@ from bridge.study import Instance, Patient, is_uid_as_sent
 
 __all__ = [
     "IDENTITY", "OWN_MARK", "UNREADABLE", "dataset_of", "dataset_sha256", "identity_of",
-    "inflated", "malformed", "read_header", "read_instance", "same_pixel_bytes",
+    "inflated", "malformed", "read_header", "read_instance", "same_pixel_bytes", "start_of_dataset",
 ]  # fmt: skip
 
 OWN_MARK = "run by radseal"  # in Contributing Equipment of what we compose (bridge.report)
@@ -51,6 +51,7 @@ UNREADABLE = (
 )  # fmt: skip
 _INFLATED_LIMIT = 512 * 1024 * 1024
 _TEXT_LIMIT = 1024
+_HEAD = 144  # preamble, "DICM" and (0002,0000)
 
 config.settings.reading_validation_mode = config.IGNORE
 
@@ -97,10 +98,14 @@ def _inflate_carefully(file: BinaryIO, start: int) -> BytesIO:
 def _start_of_dataset(path: Path) -> int:
     """Where the dataset begins: after the preamble and group 0002 (PS3.10 §7.1)."""
     with path.open("rb") as file:
-        head = file.read(144)
-    if len(head) < 144 or head[128:132] != b"DICM":
+        return start_of_dataset(file.read(_HEAD))
+
+
+def start_of_dataset(head: bytes) -> int:
+    """Where a file's dataset begins, by its first bytes; raises BadInstance for no DICOM file."""
+    if len(head) < _HEAD or head[128:132] != b"DICM":
         raise BadInstance("not_dicom", "the file is no DICOM file")
-    return 144 + int(struct.unpack("<L", head[140:144])[0])
+    return _HEAD + int(struct.unpack_from("<L", head, _HEAD - 4)[0])
 
 
 def _digest(path: Path, start: int) -> tuple[str, int]:

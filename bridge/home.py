@@ -29,6 +29,7 @@ from bridge.origins.signing import (
     folder_of,
     make_pair,
     pairs,
+    read_secret,
     rotation_leaves,
     write_secret,
 )
@@ -105,17 +106,6 @@ def database_of(site: Site) -> sqlalchemy.Engine:
     return open_engine(site.database_url)
 
 
-def _key(site: Site, name: str) -> bytes:
-    path = site.folder / "keys" / name
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise SettingsError(
-            f"{path} cannot be read ({error.strerror}); a site's keys are made by `radseal init`, "
-            "restore them from the backup"
-        ) from None
-
-
 def _pairs(site: Site) -> list[Pair]:
     return pairs(folder_of(site.folder, number_of_log(site.folder)), site.origin)
 
@@ -138,7 +128,7 @@ def _publish_keys(site: Site) -> None:
 
 def _vault(site: Site) -> Vault:
     where = site.database_url if site.on_postgresql else site.folder / "vault.db"
-    return Vault(where, _key(site, "site.key"), ambient.entropy)
+    return Vault(where, read_secret(site.folder / "keys" / "site.key"), ambient.entropy)
 
 
 def open_ledger(site: Site) -> Log:

@@ -10,20 +10,17 @@ import argparse
 import errno
 import gc
 import sys
-from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Sequence
 from pathlib import Path
 
 from ledger import ancestors, bundle, leaf, verify
 from ledger.archive import is_archive
 from ledger.errors import BadKey, LedgerError, MalformedPolicy, VerifyError, printable
-from ledger.policy import NO_QUORUM, Policy, of_keys
+from ledger.policy import NO_QUORUM, Policy, of_keys, signature_lines
 from ledger.source import PROOF_SIZE, Folder
 from ledger.trace import Terms
 
 __all__ = ["main"]
-
-_CAUTION = "consistent with this checkpoint; its operator could have shown others another history"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -116,7 +113,7 @@ def _log(
     lines += [f"not covered by the checkpoint yet: {path}" for path in report.ahead]
     lines += [f"no file of a log, not read: {name!r}" for name in report.beside]
     lines += [f"noted: {words}" for words in report.notes]
-    lines += _signatures(report.not_checked, report.cosigned)
+    lines += signature_lines(report.not_checked, report.cosigned)
     if report.cosigned and report.witnessed < report.size:
         lines.append(f"not witnessed yet: the leaves from {report.witnessed} on")
     if report.violations:
@@ -125,14 +122,6 @@ def _log(
     seen = f" ({report.witnessed} witnessed)" if policy.quorum != NO_QUORUM else ""
     what = f"{report.size} leaves{seen}, {report.files} files, root {leaf.ref(report.root)}"
     return [*lines, f"OK {report.origin}: {what}"]
-
-
-def _signatures(unchecked: Sequence[str], cosigned: Mapping[str, int]) -> list[str]:
-    lines = [f"signature not checked: {name}" for name in unchecked]
-    for who, when in sorted(cosigned.items()):
-        at = datetime.fromtimestamp(min(when, 253_402_300_799), UTC)
-        lines.append(f"witnessed: by {who} at {leaf.stamp(at)}")
-    return lines if cosigned else [*lines, f"unwitnessed: {_CAUTION}"]
 
 
 def _show(done: int, size: int) -> None:
@@ -152,7 +141,7 @@ def _bundle(path: Path, policy: Policy) -> list[str]:
     lines += [f"disclosed: leaf {index}" for index in report.disclosures]
     if report.disclosed or report.artifacts:
         lines.append("not checked: what stands under disclosed/ (radseal verify compares it)")
-    lines += [bundle.SHOWS_NOT, *_signatures(report.verdict.unchecked, report.verdict.cosigned)]
+    lines += [bundle.SHOWS_NOT, *signature_lines(report.verdict.unchecked, report.verdict.cosigned)]
     return [*lines, f"OK {point.origin}: {len(report.records)} records of {point.size} leaves"]
 
 
@@ -164,7 +153,7 @@ def _proof(path: Path, policy: Policy) -> list[str]:
     report = verify.verify_proof(text, policy)
     return [
         leaf.render(report.record).decode(),
-        *_signatures(report.not_checked, report.cosigned),
+        *signature_lines(report.not_checked, report.cosigned),
         f"OK {report.checkpoint.origin}: leaf {report.index} of {report.checkpoint.size},"
         f" {report.record['type']}",
     ]

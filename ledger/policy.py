@@ -18,14 +18,23 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
-from ledger import note
+from ledger import leaf, note
 from ledger.checkpoint import Checkpoint
 from ledger.errors import BadKey, MalformedPolicy, SignatureInvalid
 
-__all__ = ["NO_QUORUM", "Group", "Policy", "Trusted", "Verdict", "line_name", "of_keys"]
+__all__ = [
+    "NO_QUORUM", "UNWITNESSED", "Group", "Policy", "Trusted", "Verdict", "line_name", "of_keys",
+    "signature_lines",
+]  # fmt: skip
 
 NO_QUORUM = "none"
+UNWITNESSED = (
+    "consistent with this checkpoint; its operator could have shown others another history"
+)
+"""What a verifier says of every log that no witness of the policy has cosigned."""
+_LATEST = 253_402_300_799  # 9999-12-31: no time that can be written is later
 _MAX_LENGTH, _MAX_OF_A_KIND = 1_000_000, 256
 _LOG_TYPES = (note.ED25519, note.MLDSA44)
 _WITNESS_TYPES = (note.ED25519_COSIGNATURE, note.MLDSA44)
@@ -166,6 +175,15 @@ def of_keys(vkeys: Sequence[str]) -> Policy:
 def line_name(name: str, key_id: bytes) -> str:
     """Spell whose signature line it is: NAME+KEYID, as a vkey begins."""
     return f"{name}+{key_id.hex()}"
+
+
+def signature_lines(unchecked: Sequence[str], cosigned: Mapping[str, int]) -> list[str]:
+    """Say which signatures nobody could check, and what witnesses say; without any, the caution."""
+    lines = [f"signature not checked: {name}" for name in unchecked]
+    for who, when in sorted(cosigned.items()):
+        at = datetime.fromtimestamp(min(when, _LATEST), UTC)
+        lines.append(f"witnessed: by {who} at {leaf.stamp(at)}")
+    return lines if cosigned else [*lines, f"unwitnessed: {UNWITNESSED}"]
 
 
 def _tail(one: Trusted) -> str:

@@ -19,6 +19,7 @@ import numpy.typing as npt
 import pydicom
 from pydicom.dataset import FileDataset
 from pydicom.pixels.decoders.base import get_decoder
+from pydicom.uid import RLELossless
 
 from models.errors import RunFailed
 
@@ -153,7 +154,7 @@ def raw_frames(dataset: FileDataset) -> bytes:
     syntax = str(dataset.file_meta.TransferSyntaxUID)
     try:
         # RLE is simple enough for pydicom itself: no library, no hostile C.
-        plugin = "pydicom" if syntax in _BEHIND_PYLIBJPEG else ""
+        plugin = "pydicom" if syntax == RLELossless else ""
         array, _ = get_decoder(syntax).as_array(dataset, raw=True, decoding_plugin=plugin)
     except (MemoryError, RecursionError):
         raise

@@ -21,15 +21,11 @@ from bridge.header import UNREADABLE, dataset_of, dataset_sha256
 from bridge.report.content import content_digest
 from ledger import bundle, leaf
 from ledger.archive import Archive, is_archive
-from ledger.policy import Policy
+from ledger.policy import UNWITNESSED, Policy
 
 __all__ = ["Verified", "is_bundle", "verify"]
 
 _MOST_OF_A_RESULT = 1 << 30
-UNWITNESSED = (
-    "unwitnessed: consistent with this checkpoint; its operator could have shown others another "
-    "history"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +74,7 @@ class Verified:
             yield f"disclosed to {whom}, as leaf {index} says"
         yield bundle.SHOWS_NOT
         if not report.verdict.cosigned:
-            yield UNWITNESSED
+            yield f"unwitnessed: {UNWITNESSED}"
         word = "verified" if self.good else "NOT verified"
         yield (
             f"{word}: {len(report.records)} records of {point.origin} under the checkpoint of "

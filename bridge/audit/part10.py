@@ -33,7 +33,7 @@ from pydicom.uid import (
 
 from bridge.audit import structure
 from bridge.errors import BadInstance, Refused
-from bridge.header import UNREADABLE, inflated, malformed
+from bridge.header import UNREADABLE, inflated, malformed, start_of_dataset
 from bridge.report.errors import ContentError
 from models import sandbox
 from models.errors import RunFailed
@@ -49,7 +49,6 @@ _ENCAPSULATED = {
     JPEGLossless, JPEGLosslessSV1, JPEGLSLossless, JPEG2000Lossless, JPEG2000, RLELossless,
     HTJ2KLossless, HTJ2KLosslessRPCL, HTJ2K,
 }  # fmt: skip
-_META = 144  # preamble, "DICM" and (0002,0000)
 _LARGEST = 1 << 30
 _LIMITS = Limits(memory_mb=2048, timeout_s=120.0, file_mb=1024, threads=1)
 _MOST_INFLATED = 256 * 1024 * 1024
@@ -84,9 +83,7 @@ def read_once(data: bytes) -> Dataset:
     Raises BadInstance for what is no DICOM file, Refused for what is malformed, could be read in
     two ways, or has a transfer syntax in which radseal's results cannot be.
     """
-    if len(data) < _META or data[128:132] != b"DICM":
-        raise BadInstance("not_dicom", "the file is no DICOM file")
-    start = _META + int(struct.unpack_from("<L", data, 140)[0])
+    start = start_of_dataset(data)
     if start > len(data):
         raise Refused("the file cannot be read: it ends in the middle of an element")
     head, body = data[:start], data[start:]

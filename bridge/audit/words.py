@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 from bridge.audit.chain import Chain, Link
 from bridge.audit.file import FileReport
-from ledger import leaf
+from ledger.policy import UNWITNESSED, signature_lines
 
-__all__ = ["NOT_PROVEN", "UNWITNESSED", "as_json", "as_text", "first_line", "signatures"]
+__all__ = ["NOT_PROVEN", "as_json", "as_text", "first_line"]
 
-UNWITNESSED = (
-    "consistent with this checkpoint; its operator could have shown others another history"
-)
 NOT_PROVEN = (
     "which images were read: the input root is keyed, and the study's key is the site's",
     "that nothing was withdrawn, retired or superseded since",
@@ -150,16 +146,7 @@ def as_text(report: FileReport, witnessed: Mapping[str, int]) -> list[str]:
     if said["not_carried"]:
         lines += ["", "Named by hash, not carried in the file:"]
         lines += [f"  - {x['rel']} of {x['named_by']}: {x['leaf']}" for x in said["not_carried"]]
-    return lines + signatures(report.verdict.unchecked, witnessed)
-
-
-def signatures(unchecked: Sequence[str], witnessed: Mapping[str, int]) -> list[str]:
-    """Say which signatures nobody could check, and what witnesses say; without any, the caution."""
-    lines = [f"signature not checked: {name}" for name in unchecked]
-    for who, when in sorted(witnessed.items()):
-        at = datetime.fromtimestamp(min(when, 253_402_300_799), UTC)
-        lines.append(f"witnessed: by {who} at {leaf.stamp(at)}")
-    return lines if witnessed else [*lines, f"unwitnessed: {UNWITNESSED}"]
+    return lines + signature_lines(report.verdict.unchecked, witnessed)
 
 
 def _row(head: str, text: str) -> str:

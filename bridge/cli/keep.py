@@ -18,14 +18,13 @@ from bridge.continuity.backup import back_up
 from bridge.continuity.restore import Plan, Restored
 from bridge.continuity.restore import restore as restore_site
 from bridge.continuity.tar import Progress as Counted
-from bridge.errors import Refused, SettingsError, WrongUse
+from bridge.errors import Refused, WrongUse
 from bridge.origins.ended import all_ended, goes_on_as, store_of, under_way
-from bridge.origins.published import Standing, compare, fetch
+from bridge.origins.published import Standing, compare, fetch, own_vkeys
 from bridge.site import Site
 from bridge.turns import using
 from ledger.checkpoint import Checkpoint
 from ledger.log import Log
-from ledger.verify import read_vkeys
 
 __all__ = ["key", "ledger", "register"]
 
@@ -205,7 +204,7 @@ def _newer(
         return None
     store = store_of(settings)
     try:
-        vkeys = read_vkeys((settings.folder / "ledger.vkey").read_text(encoding="utf-8"))
+        vkeys = own_vkeys(settings.folder)
         if published is not None:
             newer = fetch(published, vkeys)
             log = Log(settings.folder / "ledger", store, settings.origin, ())
@@ -217,8 +216,6 @@ def _newer(
             file = fetch(str(settings.folder / "ledger"), vkeys)
             known = max(known, file, key=lambda point: point.size)
         return known
-    except OSError as error:
-        raise SettingsError(f"ledger.vkey cannot be read: {error.strerror}") from None
     finally:
         store.close()
 

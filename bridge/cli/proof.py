@@ -17,7 +17,7 @@ from bridge.errors import NotFound, RadsealError, Refused, WrongUse
 from bridge.front import Front
 from ledger import policy, proof
 from ledger.errors import BadKey, LedgerError, MalformedPolicy, printable
-from ledger.policy import NO_QUORUM, Policy
+from ledger.policy import NO_QUORUM, Policy, signature_lines
 from ledger.source import PROOF_SIZE, Folder
 from ledger.verify import audit, named_vkeys, verify_proof
 
@@ -136,7 +136,7 @@ def _receipt(path: Path, trusted: Policy, log: str | None) -> tuple[dict[str, An
     return found, [
         f"verified: origin {report.checkpoint.origin}, index {report.index}",
         f"leaf: {record['type']} at {record['time']}: {record['body']}",
-        *words.signatures(verdict.unchecked, witnessed),
+        *signature_lines(verdict.unchecked, witnessed),
         "This shows that the leaf is in the log that these keys signed. It does not show which "
         "patient it is about, that nothing was withdrawn since, or what its file holds now.",
     ]
@@ -159,5 +159,5 @@ def _log(where: str, trusted: Policy) -> tuple[dict[str, Any], list[str]]:
         *(f"finding: {one}" for one in findings),
         *(f"noted: {one}" for one in report.notes),
         *(f"still open: study.received at leaf {index}" for index in report.open_studies),
-        *words.signatures(report.not_checked, report.cosigned),
+        *signature_lines(report.not_checked, report.cosigned),
     ]

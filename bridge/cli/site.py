@@ -16,6 +16,7 @@ from bridge.access import Access, Role
 from bridge.cli.opened import JsonOption, SiteOption, opened, os_user, print_json, print_table
 from bridge.errors import NotFound, SettingsError
 from bridge.home import create, database_of
+from bridge.origins.published import own_vkeys
 from bridge.peers import dicom
 from bridge.rooms import Rooms
 from bridge.service import Service, serve, work
@@ -24,7 +25,7 @@ from bridge.store.database import migrate, reading
 from bridge.store.people import People
 from bridge.witnessing import cosigning, witnesses
 from ledger.errors import LedgerError
-from ledger.verify import read_vkeys, verify_log
+from ledger.verify import verify_log
 from models import sandbox
 
 __all__ = ["peer", "register", "token"]
@@ -208,7 +209,7 @@ def _checks(rooms: Rooms) -> Iterator[tuple[str, bool, str]]:
     yield "keys", not loose, f"chmod 600 keys/{loose[0]}" if loose else "only ours to read"
     yield "database", True, "opened, schema current"
     try:
-        vkeys = read_vkeys((settings.folder / "ledger.vkey").read_text(encoding="utf-8"))
+        vkeys = own_vkeys(settings.folder)
         report = verify_log(settings.folder / "ledger", vkeys)
         yield "ledger", True, f"{report.size} leaves verified"
     except LedgerError as error:

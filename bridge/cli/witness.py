@@ -18,7 +18,7 @@ from bridge.witnessing import cosigning
 from bridge.witnessing.standing import when
 from ledger import note
 from ledger.errors import LedgerError
-from ledger.verify import read_vkeys
+from ledger.verify import named_vkeys
 
 __all__ = ["app"]
 
@@ -92,10 +92,7 @@ def trust(
     vkeys: Annotated[list[str], typer.Argument(help="VKEYs, or files of them (ledger.vkey).")],
 ) -> None:
     """Cosign the logs of these keys from now on; a running witness sees it at once."""
-    keys: list[str] = []
-    for one in vkeys:
-        path = Path(one)
-        keys += read_vkeys(path.read_text(encoding="utf-8")) if path.is_file() else [one]
+    keys = [key for one in vkeys for key in named_vkeys(one)]
     for origin in cosigning.trust(folder.resolve(), keys):
         typer.echo(f"cosigns {origin}")
 

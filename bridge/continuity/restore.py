@@ -27,7 +27,7 @@ from bridge.files import Files, fsync_folder
 from bridge.home import database_of
 from bridge.logstore import PostgresStore
 from bridge.origins.ended import place, store_of
-from bridge.origins.published import Standing, compare, fetch
+from bridge.origins.published import Standing, compare, fetch, own_vkeys
 from bridge.site import Site
 from bridge.store import copies
 from bridge.store.database import migrate
@@ -36,7 +36,7 @@ from bridge.vault import make_tables
 from ledger.checkpoint import Checkpoint
 from ledger.errors import LedgerError
 from ledger.log import Log
-from ledger.verify import read_vkeys, verify_log
+from ledger.verify import verify_log
 
 __all__ = ["Plan", "Restored", "restore"]
 
@@ -210,7 +210,7 @@ def _fill(settings: Site, paths: list[Path]) -> None:
 def _judge(plan: Plan, settings: Site) -> tuple[int, Standing | None]:
     """Verify the log, compare it with the world, and begin a new one where it must not go on."""
     folder = settings.folder
-    vkeys = read_vkeys((folder / "ledger.vkey").read_text(encoding="utf-8"))
+    vkeys = own_vkeys(folder)
     store = store_of(settings)
     head = store.head()
     try:

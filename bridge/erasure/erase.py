@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from datetime import timedelta
 
+from bridge.access import is_same_person
 from bridge.erasure import erasing
 from bridge.erasure.erasing import Whose
 from bridge.errors import NotFound, Refused, WrongUse
@@ -121,7 +122,7 @@ def confirm(rooms: Rooms, request_id: str, *, by: str, account: str) -> RequestR
         erasure_requests.expire(connection, at)
     with writing(rooms.database) as connection:
         row = _found(erasure_requests.find(connection, request_id, hold=True))
-        if _same(by, row.requested_by):
+        if is_same_person(by, row.requested_by):
             raise Refused("the person who asked cannot confirm; ask a second one")
         if row.state is RequestState.REQUESTED:
             erasure_requests.change(
@@ -175,8 +176,3 @@ def _found(row: RequestRow | None) -> RequestRow:
     if row is None:
         raise NotFound("no such request; see `radseal erase --list`")
     return row
-
-
-def _same(one: str, other: str) -> bool:
-    """Whether two names are one person's, however they are written."""
-    return " ".join(one.split()).casefold() == " ".join(other.split()).casefold()

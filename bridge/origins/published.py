@@ -6,14 +6,14 @@ import enum
 from collections.abc import Sequence
 from pathlib import Path
 
-from bridge.errors import NotFound, Refused, WrongUse
+from bridge.errors import NotFound, Refused, SettingsError, WrongUse
 from bridge.peers.witness import NoAnswer, ask
 from ledger.checkpoint import Checkpoint
 from ledger.errors import LedgerError
 from ledger.log import Log
-from ledger.verify import open_checkpoint
+from ledger.verify import open_checkpoint, read_vkeys
 
-__all__ = ["Standing", "compare", "fetch"]
+__all__ = ["Standing", "compare", "fetch", "own_vkeys"]
 
 _MOST = 1_000_000
 
@@ -25,6 +25,15 @@ class Standing(enum.StrEnum):
     AHEAD = "ahead"  # ours goes on where the published one ends
     BEHIND = "behind"  # leaves were published that we do not hold
     OTHER = "other"  # a history that is not ours
+
+
+def own_vkeys(site_folder: Path) -> list[str]:
+    """Read the vkeys that a site gives away for its open log; raises SettingsError."""
+    try:
+        return read_vkeys((site_folder / "ledger.vkey").read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "no text"
+        raise SettingsError(f"ledger.vkey cannot be read: {why}") from None
 
 
 def fetch(where: str, vkeys: Sequence[str]) -> Checkpoint:

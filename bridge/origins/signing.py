@@ -197,15 +197,16 @@ def _read(folder: Path, origin: str, number: int) -> Pair:
     try:
         return Pair(
             number,
-            note.Ed25519Signer.from_pem(origin, _pem(ed25519)),
-            note.MLDSA44Signer.from_pem(origin, _pem(mldsa44)),
+            note.Ed25519Signer.from_pem(origin, read_secret(ed25519)),
+            note.MLDSA44Signer.from_pem(origin, read_secret(mldsa44)),
             json.loads(about.read_text(encoding="utf-8")) if about.exists() else {},
         )
     except (LedgerError, ValueError) as error:
         raise SettingsError(f"keys/: {error}; restore the keys from the backup") from None
 
 
-def _pem(path: Path) -> bytes:
+def read_secret(path: Path) -> bytes:
+    """Read one of a site's key files; raises SettingsError where it cannot be read."""
     try:
         return path.read_bytes()
     except OSError as error:

@@ -11,11 +11,11 @@ witness with new keys instead.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bridge.errors import Refused, SettingsError, WrongUse
+from bridge.origins.signing import write_secret
 from ledger import cosigner, durable, note
 from ledger.checkpoint import valid_origin
 from ledger.cosigner import Cosigner, Known
@@ -42,11 +42,7 @@ def create(folder: Path, name: str, entropy: Callable[[int], bytes]) -> None:
         note.MLDSA44Signer.generate(name, entropy),
     )
     for file, signer in zip(_KEYS, signers, strict=True):
-        descriptor = os.open(folder / "keys" / file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as out:
-            out.write(signer.to_pem())
-            out.flush()
-            os.fsync(out.fileno())
+        write_secret(folder / "keys" / file, signer.to_pem())
     durable.sync_folder(folder / "keys")
     _write(folder / "logs", _HEAD)
     cosigner.create(folder / "witness.db")

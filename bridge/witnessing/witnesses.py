@@ -185,7 +185,7 @@ class Witnesses:
             aim = self._aim()
             before = self._board.witnesses.get(partner.name, Standing())
             if aim is None or partner.name in aim.lines:
-                self._say(partner.name, before, self._log.size())
+                self._say(partner.name, before)
                 return _IDLE
         now = int(self._outside.now().timestamp())
         old = min(before.size, aim.size)
@@ -269,9 +269,9 @@ class Witnesses:
             say = log.info if after.state in (State.OK, State.NEW) else log.error
             say("witness.status", where=name, state=str(after.state), code=after.reason or "ok",
                 size=after.size, count=newest)  # fmt: skip
-        self._say(name, after, newest)
+        self._say(name, after)
 
-    def _say(self, name: str, after: Standing, newest: int) -> None:
+    def _say(self, name: str, after: Standing) -> None:
         """Say a new state in the log, of each witness at most _CHANGES an hour.
 
         Else one that says yes and no in turn would fill our log. What it showed, signed by our
@@ -282,7 +282,7 @@ class Witnesses:
         at, told = self._outside.monotonic(), self._said_at.setdefault(name, deque(maxlen=_CHANGES))
         if after.reason == "shown" or len(told) < _CHANGES or at - told[0] >= _HOUR:
             body: dict[str, object] = {"witness": name, "state": str(after.state)}
-            body |= {"size": after.size, "behind": max(0, newest - after.size)}
+            body |= {"size": after.size, "behind": max(0, self._log.size() - after.size)}
             if after.reason:
                 body["reason"] = after.reason
             # The state is in the key: if this was said and nobody was told, another state that
