@@ -21,7 +21,7 @@ from bridge.header import UNREADABLE, dataset_of, dataset_sha256
 from bridge.report.content import content_digest
 from ledger import bundle, leaf
 from ledger.archive import Archive, is_archive
-from ledger.policy import UNWITNESSED, Policy
+from ledger.policy import Policy, signature_lines
 
 __all__ = ["Verified", "is_bundle", "verify"]
 
@@ -73,8 +73,7 @@ class Verified:
             whom = f"{body['recipient']} for {body['purpose']} ({body['basis']})"
             yield f"disclosed to {whom}, as leaf {index} says"
         yield bundle.SHOWS_NOT
-        if not report.verdict.cosigned:
-            yield f"unwitnessed: {UNWITNESSED}"
+        yield from signature_lines(report.verdict.unchecked, report.verdict.cosigned)
         word = "verified" if self.good else "NOT verified"
         yield (
             f"{word}: {len(report.records)} records of {point.origin} under the checkpoint of "
