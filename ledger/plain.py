@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
+from operator import itemgetter
 from typing import Any
 
 from ledger.bodies import BOTH, HASH, LABEL, NONE, PREVIOUS, TYPES, WHEN, Kind, is_unexplained
@@ -65,6 +66,7 @@ _LABEL = LABEL.plain[1:-1]
 _REF = rf'\{{"leaf":{HASH.plain},"rel":"[a-z._]{{1,40}}"\}}'
 _PAIRS = re.compile(r'"leaf":"([^"]+)","rel":"([^"]+)"')
 _RELS = {*TYPES, PREVIOUS}
+_REL = itemgetter(1)
 _ALIAS = re.compile(ALIAS)
 _TYPE, _END = ',"type":"', f'","v":{VERSION}}}'
 
@@ -150,7 +152,7 @@ def _stand(pairs: Sequence[tuple[str, str]], form: _Form) -> bool:
     """Whether the references are of known types, each once, and those that the type needs."""
     if len(pairs) > 1 and len(set(pairs)) != len(pairs):
         return False
-    rels = tuple([rel for _, rel in pairs])
+    rels = tuple(map(_REL, pairs))
     return rels in form.good or form.takes(rels)
 
 

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from operator import itemgetter
 from sys import intern, maxsize
 from typing import Any
 
@@ -46,6 +47,7 @@ _PINNED = frozenset({
     "consent.granted", "consent.amended",
 })  # fmt: skip
 _CONSENTS = ("consent.granted", "consent.amended")
+_REFERENCE = itemgetter("rel", "leaf")
 
 Recall = Callable[[str], "tuple[int, Mapping[str, Any]] | None"]
 """Give (index, record) of the earlier leaf with this hash; None if the log has none."""
@@ -77,7 +79,7 @@ class Seen:
     def of(cls, index: int, ref: str, record: Mapping[str, Any]) -> Seen:
         """Take what counts from a record that `ledger.leaf` has checked."""
         get = record.get
-        refs = [(one["rel"], one["leaf"]) for one in get("refs", ())]
+        refs = list(map(_REFERENCE, get("refs", ())))
         kind, subject, study = intern(record["type"]), get("subject"), get("study")
         return cls(
             index, ref, kind, record["time"], record["node"],
@@ -93,8 +95,12 @@ class Seen:
 
     def trim(self) -> None:
         """Forget what no later leaf is compared with."""
-        body, self.found, kept = self.body, None, _KEPT.get(self.type)
-        self.body = {key: body[key] for key in kept if key in body} if kept else _NOTHING
+        said, self.found, self.body = self.body, None, _NOTHING
+        if kept := _KEPT.get(self.type):
+            self.body = body = {}
+            for key in kept:
+                if key in said:
+                    body[key] = said[key]
 
 
 def _documents(body: Mapping[str, Any], refs: Sequence[tuple[str, str]]) -> list[str]:
