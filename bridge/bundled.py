@@ -19,7 +19,7 @@ def register_bundled(rooms: Rooms, by: str) -> list[str]:
     with reading(rooms.database) as connection:
         known = {row.package_digest for row in catalog.list_models(connection)}
     return [
-        rooms.catalog.push_bundled(
+        rooms.registrar.push_bundled(
             bundled.folder(name), digest, ambient.now(), by=by, progress=lambda _what: None
         ).id
         for name, digest in bundled.DIGESTS.items()

@@ -11,7 +11,7 @@ import sqlalchemy
 
 from bridge import ambient, quorum
 from bridge.ambient import Clock
-from bridge.catalog import Catalog
+from bridge.catalog import Catalog, Lifecycle, Registrar
 from bridge.engine import Engine, EngineClient
 from bridge.errors import SettingsError, WrongUse
 from bridge.files import Files, fsync_folder
@@ -171,7 +171,9 @@ def open_rooms(site: Site, work: Engine | EngineClient, *, prepare: bool = False
     _open_books(site, recorder, ended)
     return Rooms(
         site=site, database=database, files=files, vault=vault, record=recorder,
-        catalog=Catalog(database, site.folder, recorder), work=work, clock=Clock(),
+        catalog=Catalog(database, site.folder),
+        registrar=Registrar(database, site.folder, recorder),
+        lifecycle=Lifecycle(database, recorder), work=work, clock=Clock(),
         gateway=Gateway(
             site_name=site.name, software_versions=VERSION,
             serial=note.vkey(_signers(site)[0]).split("+")[1],

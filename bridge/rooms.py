@@ -9,7 +9,7 @@ from pathlib import Path
 import sqlalchemy
 
 from bridge.ambient import Clock
-from bridge.catalog import Catalog
+from bridge.catalog import Catalog, Lifecycle, Registrar
 from bridge.engine import Engine, EngineClient
 from bridge.files import Files
 from bridge.record import Recorder
@@ -31,6 +31,8 @@ class Rooms:
     vault: Vault
     record: Recorder
     catalog: Catalog
+    registrar: Registrar
+    lifecycle: Lifecycle
     work: Engine | EngineClient
     clock: Clock
     gateway: Gateway

@@ -265,7 +265,7 @@ class Bench:
         root = write_package(self.base / name, change, model)
         self.vendor.sign(root)
         said = json.loads((root / "configs/metadata.json").read_text())["deployment"]["identity"]
-        self.rooms.catalog.trust(self.vendor.public, said["vendor"], ambient.now())
+        self.rooms.registrar.trust(self.vendor.public, said["vendor"], ambient.now())
         return root
 
     def push(self, root: Path, *, by: str = "vendor"):
@@ -274,13 +274,15 @@ class Bench:
             mock.patch.object(sandbox, "admit", lambda package, _limits: admission.check(package)),
             mock.patch.object(sandbox, "selftest", return_value=sandbox.SelfTest(True, "")),
         ):
-            return self.rooms.catalog.push(root, ambient.now(), by=by, progress=lambda _what: None)
+            return self.rooms.registrar.push(
+                root, ambient.now(), by=by, progress=lambda _what: None
+            )
 
     def model(self, change: dict[str, Any] | None = None, *, name: str = "pkg", model: Any = None):
         """Write, sign, trust, push, approve and activate a package; returns its row."""
         row, at = self.push(self.package(change, name=name, model=model)), ambient.now()
-        self.rooms.catalog.act(f"{row.id}@{row.version}", "approve", at, by="approver")
-        return self.rooms.catalog.act(f"{row.id}@{row.version}", "activate", at, by="approver")
+        self.rooms.lifecycle.act(f"{row.id}@{row.version}", "approve", at, by="approver")
+        return self.rooms.lifecycle.act(f"{row.id}@{row.version}", "activate", at, by="approver")
 
     # The stages, in the order of bridge/pipeline.py.
 

@@ -12,7 +12,19 @@ import sys
 
 import typer
 
-from bridge.cli import audit, consent, demo, erase, keep, model, proof, site, study, witness
+from bridge.cli import (
+    audit,
+    consent,
+    demo,
+    erase,
+    keep,
+    model,
+    package,
+    proof,
+    site,
+    study,
+    witness,
+)
 from bridge.errors import RadsealError, SettingsError, WrongUse
 from bridge.store.database import AWAY
 from ledger.errors import LedgerError
@@ -29,6 +41,7 @@ study.register(app)
 proof.register(app)
 erase.register(app)
 keep.register(app)
+package.register(model.app)
 app.add_typer(model.app, name="model")
 app.add_typer(consent.app, name="consent")
 app.add_typer(keep.ledger, name="ledger")

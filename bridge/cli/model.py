@@ -1,4 +1,4 @@
-"""Commands about models: trust, check, sign, push, approve, activate, retire, list."""
+"""Commands about a site's models: trust, push, approve, activate, retire, list."""
 
 from __future__ import annotations
 
@@ -10,25 +10,15 @@ import typer
 
 from bridge import ambient
 from bridge.cli.opened import JsonOption, SiteOption, opened, os_user, print_json, print_table
-from bridge.errors import NotFound, Refused
+from bridge.cli.package import Package, read_file
 from bridge.store import catalog
 from bridge.store.database import reading
-from models import package, sandbox, signature
-from models.errors import ModelError, RunFailed
 
 __all__ = ["app"]
 
 app = typer.Typer(no_args_is_help=True, help="AI models: who delivers them, which ones run.")
-Package = Annotated[Path, typer.Argument(metavar="PKG", help="Package folder.")]
 Model = Annotated[str, typer.Argument(metavar="MODEL[@VERSION]", help="The package's identity.id.")]
 By = Annotated[str, typer.Option("--by", help="Who does this.")]
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise NotFound(f"{path} cannot be read: {error.strerror}") from None
 
 
 @app.command()
@@ -39,52 +29,15 @@ def trust(
 ) -> None:
     """Trust a vendor's public key for packages of this vendor."""
     with opened(site) as rooms:
-        digest = rooms.catalog.trust(_read(pem), vendor, ambient.now())
+        digest = rooms.registrar.trust(read_file(pem), vendor, ambient.now())
     typer.echo(f"{vendor}'s key {digest[:16]} is trusted")
-
-
-@app.command()
-def check(
-    folder: Package,
-    key: Annotated[Path | None, typer.Option(help="Public key to check the signature by.")] = None,
-) -> None:
-    """Check a package: manifest, graph, self-test, signature; every fault with its fix."""
-    limits = sandbox.Limits()
-    try:
-        found = package.load(folder)
-        faults = sandbox.admit(found, limits)
-    except (ModelError, RunFailed) as error:
-        raise Refused(str(error)) from None
-    for fault in faults:
-        typer.echo(
-            f"{'note ' if fault.warning else 'FAULT'} {fault.file}: {fault.key}: {fault.text}; "
-            f"{fault.fix}"
-        )
-    tested = sandbox.selftest(found, limits)
-    typer.echo(f"self-test: {'passed' if tested.passed else 'FAILED'}: {tested.text}")
-    pems = [_read(key)] if key is not None else []
-    typer.echo(f"signature: {signature.state(folder, Path(f'{folder}.sig'), pems)}")
-    raise typer.Exit(0 if tested.passed and not [f for f in faults if not f.warning] else 1)
-
-
-@app.command()
-def sign(
-    folder: Package, key: Annotated[Path, typer.Option(help="The vendor's private key, PEM.")]
-) -> None:
-    """Sign a package by OpenSSF Model Signing; the signature stands beside it as PKG.sig."""
-    target = Path(f"{folder}.sig")
-    try:
-        signature.sign(folder, _read(key), target)
-    except ModelError as error:
-        raise Refused(str(error)) from None
-    typer.echo(f"signed: {target}")
 
 
 @app.command()
 def push(folder: Package, site: SiteOption = None) -> None:
     """Verify, admit and register a package."""
     with opened(site) as rooms:
-        row = rooms.catalog.push(
+        row = rooms.registrar.push(
             folder.resolve(), ambient.now(), by=os_user(),
             progress=lambda what: typer.echo(f"checking {what}", err=True),
         )  # fmt: skip
@@ -93,7 +46,7 @@ def push(folder: Package, site: SiteOption = None) -> None:
 
 def _act(model: str, act: str, by: str, site: Path | None) -> None:
     with opened(site) as rooms:
-        row = rooms.catalog.act(model, act, ambient.now(), by=by)
+        row = rooms.lifecycle.act(model, act, ambient.now(), by=by)
     typer.echo(f"{row.id}@{row.version}: {act}d by {by} (asserted)")
 
 

@@ -131,10 +131,10 @@ def _ship_model(demo: _Demo, rooms: Rooms) -> None:
         serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
     )
     signature.sign(package, private, Path(f"{package}.sig"))
-    rooms.catalog.trust(public, "radseal", ambient.now())
-    rooms.catalog.push(package, ambient.now(), by="vendor", progress=lambda _what: None)
-    rooms.catalog.act(MODEL, "approve", ambient.now(), by="dr-approver")
-    rooms.catalog.act(MODEL, "activate", ambient.now(), by="dr-approver")
+    rooms.registrar.trust(public, "radseal", ambient.now())
+    rooms.registrar.push(package, ambient.now(), by="vendor", progress=lambda _what: None)
+    rooms.lifecycle.act(MODEL, "approve", ambient.now(), by="dr-approver")
+    rooms.lifecycle.act(MODEL, "activate", ambient.now(), by="dr-approver")
     publish(rooms)
 
 

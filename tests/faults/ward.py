@@ -440,10 +440,10 @@ def supply(rooms: Rooms, folder: Path) -> None:
     """Be vendor and department: the tiny model is trusted, registered, approved, activated."""
     now = datetime.now(UTC)
     root, public = package(folder)
-    rooms.catalog.trust(public, "test", now)
-    rooms.catalog.push(root, now, by="vendor", progress=lambda _what: None)
-    rooms.catalog.act(MODEL, "approve", now, by="dr-approver")
-    rooms.catalog.act(MODEL, "activate", now, by="dr-approver")
+    rooms.registrar.trust(public, "test", now)
+    rooms.registrar.push(root, now, by="vendor", progress=lambda _what: None)
+    rooms.lifecycle.act(MODEL, "approve", now, by="dr-approver")
+    rooms.lifecycle.act(MODEL, "activate", now, by="dr-approver")
     publish(rooms)
 
 

@@ -21,7 +21,7 @@ def types(desk) -> list[str]:
 
 
 def act(desk, what: str, by: str = "approver", name: str = MODEL):
-    return desk.rooms.catalog.act(name, what, ambient.now(), by=by)
+    return desk.rooms.lifecycle.act(name, what, ambient.now(), by=by)
 
 
 def state(desk, name: str = MODEL) -> str:
@@ -58,7 +58,9 @@ def test_pushing_the_same_again_changes_nothing(desk):
 
 def test_the_real_admission_and_self_test_run_in_a_child(desk):
     said = []
-    row = desk.rooms.catalog.push(desk.package(), ambient.now(), by="vendor", progress=said.append)
+    row = desk.rooms.registrar.push(
+        desk.package(), ambient.now(), by="vendor", progress=said.append
+    )
     assert said == ["signature", "structure", "self-test"]
     assert row.id == MODEL
 
@@ -67,9 +69,9 @@ def test_a_self_test_that_fails_is_refused(desk):
     root = write_package(desk.base / "pkg", model=other_graph(10.0))
     # Its recorded outputs are those of another threshold: 50 lies between.
     desk.vendor.sign(root)
-    desk.rooms.catalog.trust(desk.vendor.public, "test", ambient.now())
+    desk.rooms.registrar.trust(desk.vendor.public, "test", ambient.now())
     with pytest.raises(Refused, match="self-test failed"):
-        desk.rooms.catalog.push(root, ambient.now(), by="v", progress=lambda _what: None)
+        desk.rooms.registrar.push(root, ambient.now(), by="v", progress=lambda _what: None)
     assert not desk.rows("models")
     assert "model.registered" not in types(desk)
 
@@ -141,12 +143,12 @@ def test_a_broken_package_is_refused_with_file_key_and_fix(desk):
 @pytest.mark.parametrize("pem", [b"", b"x", b"-----BEGIN PUBLIC KEY-----\nAAAA\n"])
 def test_what_is_no_public_key_is_not_trusted(desk, pem):
     with pytest.raises(WrongUse, match="public key"):
-        desk.rooms.catalog.trust(pem, "v", ambient.now())
+        desk.rooms.registrar.trust(pem, "v", ambient.now())
 
 
 def test_a_private_key_is_not_taken_for_a_public_one(desk):
     with pytest.raises(WrongUse):
-        desk.rooms.catalog.trust(desk.vendor.private, "v", ambient.now())
+        desk.rooms.registrar.trust(desk.vendor.private, "v", ambient.now())
 
 
 def test_trusting_again_is_harmless(desk):
@@ -154,8 +156,8 @@ def test_trusting_again_is_harmless(desk):
     pem = key.public_bytes(
         serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
     )
-    first = desk.rooms.catalog.trust(pem, "v", ambient.now())
-    assert desk.rooms.catalog.trust(pem + b"\n", "v", ambient.now()) == first
+    first = desk.rooms.registrar.trust(pem, "v", ambient.now())
+    assert desk.rooms.registrar.trust(pem + b"\n", "v", ambient.now()) == first
     assert len(desk.rows("vendors")) == 1
 
 

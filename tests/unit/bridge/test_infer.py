@@ -182,7 +182,7 @@ def test_a_model_that_was_retired_meanwhile_does_not_run(sealed):
     desk, route_id = sealed
     infer.seal(desk.rooms, route_id)
     assert infer.permitted(desk.rooms, route_id)
-    desk.rooms.catalog.act("test.threshold", "retire", desk.rooms.now(), by="boss")
+    desk.rooms.lifecycle.act("test.threshold", "retire", desk.rooms.now(), by="boss")
     with pytest.raises(Refused, match="retired"):
         infer.run(desk.rooms, route_id, 1)
     assert "inference.started" not in leaf_types(desk)

@@ -264,7 +264,7 @@ def test_images_set_apart_are_said_with_a_code(sealed_desk: Bench) -> None:
 def test_a_model_that_is_retired_is_said_so(sealed_desk: Bench) -> None:
     desk = sealed_desk
     (row,) = desk.rows("models")
-    desk.rooms.catalog.act(row.id, "retire", desk.rooms.now(), by="dr-approver")
+    desk.rooms.lifecycle.act(row.id, "retire", desk.rooms.now(), by="dr-approver")
     (leaf,) = said(desk, "model.retired")
     assert (leaf["body"]["model"], leaf["body"]["by"]) == (row.digest, "dr-approver")
     desk.verify()

@@ -185,7 +185,7 @@ def test_a_model_retired_after_and_a_consent_withdrawn_after(desk):
     moved(desk)
     (document,) = desk.rows("consents")
     grant.withdraw(desk.rooms, document.id)
-    desk.rooms.catalog.act("test.threshold", "retire", ambient.now(), by="head")
+    desk.rooms.lifecycle.act("test.threshold", "retire", ambient.now(), by="head")
     counts = desk.verify().counts
     assert counts["consent.withdrawn"] == counts["consent.granted"] == 1
     assert counts["model.retired"] == counts["model.registered"] == 1

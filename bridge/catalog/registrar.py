@@ -1,18 +1,16 @@
-"""The site's models: admitted, kept in the site folder, opened again when a run needs them."""
+"""Who may bring a model, and what is looked at before the site has it. Each is a leaf."""
 
 from __future__ import annotations
 
 import shutil
-import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
 import sqlalchemy
 from cryptography.hazmat.primitives import serialization
 
-from bridge.access import is_same_person
-from bridge.errors import NotFound, Refused, WrongUse
+from bridge.errors import Refused, WrongUse
 from bridge.files import fsync_folder
 from bridge.record import Recorder
 from bridge.store import catalog
@@ -22,62 +20,18 @@ from models import package, registry, sandbox, signature
 from models.errors import ModelError, RunFailed
 from models.package import Package
 
-__all__ = ["Catalog"]
+__all__ = ["Registrar"]
 
 LIMITS = sandbox.Limits()
 
 
-class Catalog:
-    """Vendors' keys and models of a site; every change is a leaf."""
+class Registrar:
+    """Vendors' keys, and packages verified, admitted and registered."""
 
     def __init__(self, database: sqlalchemy.Engine, folder: Path, recorder: Recorder) -> None:
         self._database = database
         self._folder = folder
         self._record = recorder
-        self._open: dict[str, Package] = {}
-        self._lock = threading.Lock()
-
-    def package(self, digest: str) -> Package:
-        """Give a registered package by its model digest, its files checked against the row."""
-        with self._lock:
-            if digest not in self._open:
-                with reading(self._database) as connection:
-                    row = next(iter(catalog.find_models(connection, digest)), None)
-                if row is None:
-                    raise NotFound("no model has this digest; see `radseal model list`")
-                opened = package.load(self._folder / row.folder)
-                if opened.model_digest != digest or opened.package_digest != row.package_digest:
-                    raise Refused("the package's files changed after registration; push it again")
-                self._open[digest] = opened
-            return self._open[digest]
-
-    def active(self) -> list[tuple[ModelRow, Package]]:
-        """List the models in routing whose files can be used; `broken` lists the others."""
-        return [(row, found) for row, found in self._routed() if isinstance(found, Package)]
-
-    def broken(self) -> list[tuple[ModelRow, str]]:
-        """List the models in routing whose files cannot be used, and why: they hold up no other."""
-        return [(row, found) for row, found in self._routed() if isinstance(found, str)]
-
-    def _routed(self) -> Iterator[tuple[ModelRow, Package | str]]:
-        with reading(self._database) as connection:
-            rows = catalog.list_models(connection, registry.State.ACTIVE)
-        for row in rows:
-            try:
-                yield row, self.package(row.digest)
-            except (ModelError, Refused) as error:
-                yield row, f"it cannot be used: {error}"
-
-    def activated(self, digest: str) -> str:
-        """Give the leaf that put a model into routing; raises Refused once it is retired."""
-        with reading(self._database) as connection:
-            row = next(iter(catalog.find_models(connection, digest)), None)
-        if row is not None and row.state == registry.State.RETIRED:
-            raise Refused("the model was retired before it could run on this study")
-        leaf = None if row is None else row.leaf_of("activated")
-        if leaf is None:
-            raise NotFound("this model was never activated")
-        return leaf
 
     def trust(self, pem: bytes, vendor: str, at: datetime) -> str:
         """Trust a vendor's public key; returns its SHA-256. Raises WrongUse if it is no key."""
@@ -195,48 +149,3 @@ class Catalog:
             part.rename(target)
             fsync_folder(target.parent)
         return name
-
-    def act(self, name: str, act: str, at: datetime, *, by: str) -> ModelRow:
-        """Approve, activate or retire a model; a second person approves what one registered."""
-        with reading(self._database) as connection:
-            rows = catalog.find_models(connection, name)
-        if not rows:
-            raise NotFound(f"no model is called {name}; see `radseal model list`")
-        row = rows[0]
-        registrant = next(a["by"] for a in row.acts if a["act"] == "registered")
-        if act == "approve" and is_same_person(by, registrant):
-            raise Refused("the person who registered a model cannot approve it; ask a second one")
-        try:
-            state = registry.transition(registry.State(row.state), registry.Act(act))
-        except ModelError as error:
-            raise Refused(str(error)) from None
-        leaf = self._leaf(row, act, by)
-        acts = [
-            *row.acts,
-            {"act": _PAST[act], "by": by, "authn": "asserted", "at": at.isoformat(), "leaf": leaf},
-        ]
-        with writing(self._database) as connection:
-            if act == "activate":
-                for other in catalog.list_models(connection, registry.State.ACTIVE):
-                    if other.id == row.id and other.digest != row.digest:
-                        catalog.set_model(
-                            connection, other.digest, registry.State.APPROVED, other.acts
-                        )
-            catalog.set_model(connection, row.digest, state, acts)
-        return row
-
-    def _leaf(self, row: ModelRow, act: str, by: str) -> str:
-        rel = {"approve": "model.registered", "activate": "model.approved",
-               "retire": "model.registered"}[act]  # fmt: skip
-        stands_on = row.leaf_of("approved") if rel == "model.approved" else None
-        if stands_on is None:
-            rel, stands_on = "model.registered", row.leaf_of("registered")
-        return self._record.say(
-            f"model.{_PAST[act]}", f"model/{row.digest}/{len(row.acts)}/{act}",
-            {"model": row.digest, "id": row.id, "version": row.version, "by": by,
-             "authn": "asserted"},
-            refs=[(rel, stands_on or "")],
-        )  # fmt: skip
-
-
-_PAST: Mapping[str, str] = {"approve": "approved", "activate": "activated", "retire": "retired"}

@@ -1,0 +1,9 @@
+"""The site's models: who brings them, what people do with them, which ones are routed."""
+
+from __future__ import annotations
+
+from bridge.catalog.lifecycle import Lifecycle
+from bridge.catalog.registrar import Registrar
+from bridge.catalog.shelf import Catalog
+
+__all__ = ["Catalog", "Lifecycle", "Registrar"]
