@@ -419,6 +419,22 @@ def refuse(desk: Bench, patient: phantom.Patient = ANNA) -> str:
     return grant.keep(desk.rooms, data, parse(data), None, by="clerk")
 
 
+class Kept:
+    """A site as a bench left it; the tests of a module each open a copy, as if they had made it."""
+
+    def __init__(self, desk: Bench) -> None:
+        desk.close()
+        self._desk = desk
+
+    def copy(self, target: Path) -> Bench:
+        """Give a bench at a copy in this folder."""
+        shutil.copytree(self._desk.base, target, dirs_exist_ok=True)
+        desk = Bench.at(target, self._desk._number)
+        desk.vendor, desk.opened = self._desk.vendor, list(self._desk.opened)
+        desk.clock.time = self._desk.clock.time
+        return desk
+
+
 class Archive:
     """A PACS that answers C-ECHO and C-FIND for counts, and takes C-STORE as it is told to.
 

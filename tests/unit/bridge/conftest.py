@@ -93,6 +93,20 @@ def new_site(tmp_path: Path) -> Iterator[Callable[..., Any]]:
 
 
 @pytest.fixture
+def copy_of(tmp_path: Path) -> Iterator[Callable[..., Any]]:
+    """Open this test's copy of a site that its module made once: `copy_of(kept)` gives a Bench."""
+    made: list[Any] = []
+
+    def copy(kept: Any) -> Any:
+        made.append(kept.copy(tmp_path))
+        return made[-1]
+
+    yield copy
+    for one in made:
+        one.close()
+
+
+@pytest.fixture
 def archive() -> Iterator[Callable[..., Any]]:
     """Start a PACS on loopback: `archive("PACS")` gives a bench.Archive."""
     made: list[Any] = []

@@ -11,6 +11,7 @@ from datetime import timedelta
 from io import BytesIO
 from pathlib import Path
 
+import bench
 import pytest
 from bench import ANNA, BERT, NOBODY, changed, consent, every, images
 from pydicom import dcmread
@@ -65,16 +66,22 @@ def keep(desk, answer, patient=ANNA, **options):
     return grant.keep(desk.rooms, data, parse(data), None, by="clerk"), data
 
 
-@pytest.fixture
-def read(new_site, archive):
-    """A desk whose study was read, delivered and closed."""
-    pacs = archive()
-    desk = new_site(pacs.toml())
+@pytest.fixture(scope="module")
+def read_once(tmp_path_factory):
+    pacs = bench.Archive()
+    desk = bench.Bench(tmp_path_factory.mktemp("read"), pacs.toml())
     desk.model()
     desk.receive(*images(4))
     keep(desk, "permit")
     desk.walk(UID)
-    return desk
+    yield bench.Kept(desk)
+    pacs.close()
+
+
+@pytest.fixture
+def read(read_once, copy_of):
+    """A desk whose study was read, delivered and closed."""
+    return copy_of(read_once)
 
 
 def verdicts(found) -> dict[str, str]:

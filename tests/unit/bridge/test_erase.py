@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy
-from bench import ANNA, BERT, NOBODY, Bench, changed, consent, copies, every, images
+from bench import ANNA, BERT, NOBODY, Bench, Kept, changed, consent, copies, every, images
 
 from bridge import acts, ambient, grant, permit, turns
 from bridge.consent.document import parse
@@ -83,15 +83,20 @@ def sop_uids(*datasets: Any) -> list[str]:
     return [str(one.SOPInstanceUID) for one in datasets]
 
 
-@pytest.fixture
-def read_desk(new_site: Callable[..., Bench]) -> Bench:
-    """A site that has read a study of Anna and one of Bert."""
-    desk = new_site(PACS)
+@pytest.fixture(scope="module")
+def read_once(tmp_path_factory: pytest.TempPathFactory) -> Kept:
+    desk = Bench(tmp_path_factory.mktemp("read"), PACS)
     desk.model(NO_PICTURE)
     keep(desk, "permit")
     read(desk)
     read(desk, BERT, "other")
-    return desk
+    return Kept(desk)
+
+
+@pytest.fixture
+def read_desk(read_once: Kept, copy_of: Callable[[Kept], Bench]) -> Bench:
+    """A site that has read a study of Anna and one of Bert."""
+    return copy_of(read_once)
 
 
 def test_one_person_asks_and_nothing_changes(read_desk: Bench) -> None:
@@ -338,10 +343,9 @@ def test_the_corrected_patient_takes_the_study_along(new_site: Callable[..., Ben
     desk.verify()
 
 
-@pytest.fixture
-def two_patients(new_site: Callable[..., Bench]) -> Bench:
-    """Bert's study, into which one image of Anna was accepted; both have a study of their own."""
-    desk = new_site(PACS)
+@pytest.fixture(scope="module")
+def two_patients_once(tmp_path_factory: pytest.TempPathFactory) -> Kept:
+    desk = Bench(tmp_path_factory.mktemp("two"), PACS)
     desk.model(NO_PICTURE)
     sent = images(4, patient=BERT)
     desk.receive(*sent[:3], changed(sent[3], PatientID="A-1", PatientName="Alpha^Anna"))
@@ -350,7 +354,13 @@ def two_patients(new_site: Callable[..., Bench]) -> Bench:
     desk.walk(UID)
     read(desk, study="his own")
     read(desk, BERT, "her own")
-    return desk
+    return Kept(desk)
+
+
+@pytest.fixture
+def two_patients(two_patients_once: Kept, copy_of: Callable[[Kept], Bench]) -> Bench:
+    """Bert's study, into which one image of Anna was accepted; both have a study of their own."""
+    return copy_of(two_patients_once)
 
 
 def test_of_a_study_of_somebody_else_only_ones_own_goes(two_patients: Bench) -> None:
