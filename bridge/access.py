@@ -55,6 +55,8 @@ class Permission(StrEnum):
     RECEIPTS_READ = "receipts.read"
     METRICS_READ = "metrics.read"
     DOCS_READ = "docs.read"
+    MODELS_READ = "models.read"
+    MODELS_PUSH = "models.push"
 
 
 _P = Permission
@@ -78,17 +80,28 @@ GRANTS: dict[Role, frozenset[Permission]] = {
         _P.RECEIPTS_READ,
         _P.METRICS_READ,
         _P.DOCS_READ,
+        _P.MODELS_READ,
     },
     Role.RADIOLOGIST: _SIGNED_IN
     | {_P.STUDIES_READ, _P.PATIENTS_SEARCH, _P.IDENTITY_READ, _P.RECEIPTS_READ},
     Role.AUDITOR: _SIGNED_IN
     | _LOG
-    | {_P.LOG_READ, _P.STUDIES_READ, _P.PATIENTS_SEARCH, _P.RECEIPTS_READ, _P.DOCS_READ},
-    Role.VENDOR: _SIGNED_IN | {_P.DOCS_READ},
-    Role.APPROVER: _SIGNED_IN | {_P.DOCS_READ},
+    | {
+        _P.LOG_READ,
+        _P.STUDIES_READ,
+        _P.PATIENTS_SEARCH,
+        _P.RECEIPTS_READ,
+        _P.DOCS_READ,
+        _P.MODELS_READ,
+    },
+    Role.VENDOR: _SIGNED_IN | {_P.DOCS_READ, _P.MODELS_READ, _P.MODELS_PUSH},
+    Role.APPROVER: _SIGNED_IN | {_P.DOCS_READ, _P.MODELS_READ},
     Role.PATIENT: _SIGNED_IN,
 }
-"""The one table. An auditor reads every study but sees no names: IDENTITY_READ is not his."""
+"""The one table. An auditor reads every study but sees no names: IDENTITY_READ is not his.
+
+A vendor's name is the one that its packages name (`identity.vendor`); it reads its own models.
+"""
 
 _PUBLIC: dict[str, frozenset[Permission]] = {
     "checkpoint": _ANYONE,
@@ -113,6 +126,11 @@ class Principal:
     grants: frozenset[Permission]
     via: str
     csrf: str | None = None
+
+    @property
+    def vendor(self) -> str | None:
+        """The vendor that this is, None for everybody else."""
+        return self.name if self.role is Role.VENDOR else None
 
     def may(self, permission: Permission) -> bool:
         """Say whether this person holds `permission`."""

@@ -5,6 +5,8 @@ RadsealError
 ├── WrongUse             a command was asked for what cannot be          exit 2
 ├── NotFound             no such study, model, artifact, …               exit 1, HTTP 404
 ├── Refused              checked, and the answer is no                   exit 1, HTTP 409
+│   └── TooLarge         more than this site takes                       exit 1, HTTP 413
+├── TryAgain             busy with the same for somebody else            exit 1, HTTP 503
 ├── NotAllowed           the caller's role does not permit it            HTTP 403
 ├── BadInstance          a received object cannot be indexed             quarantine
 └── StorageFull          the disk is below its watermark                 DIMSE 0xA700
@@ -22,6 +24,8 @@ __all__ = [
     "Refused",
     "SettingsError",
     "StorageFull",
+    "TooLarge",
+    "TryAgain",
     "WrongUse",
 ]
 
@@ -47,6 +51,14 @@ class NotFound(RadsealError):
 
 class Refused(RadsealError):
     """It was checked, and the answer is no."""
+
+
+class TooLarge(Refused):
+    """It is larger than this site takes; ask its administrator."""
+
+
+class TryAgain(RadsealError):
+    """The same is being done for somebody else; try again in a minute."""
 
 
 class NotAllowed(RadsealError):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime
 
@@ -16,15 +17,17 @@ from bridge.api.rooms import (
     ArtifactFile,
     Check,
     LogFacts,
+    ModelLine,
     SiteFacts,
     StudyPage,
     StudyQuery,
     WitnessLine,
 )
-from bridge.errors import NotFound, Refused
+from bridge.errors import NotFound, Refused, StorageFull, TryAgain
 from bridge.home import VERSION
 from bridge.rooms import Rooms
-from bridge.store import arrivals, story, work
+from bridge.store import arrivals, catalog, story, work
+from bridge.store.catalog import ModelRow
 from bridge.store.database import reading
 from bridge.store.people import People
 from bridge.study import StudyStory, is_uid_as_sent
@@ -40,6 +43,7 @@ class Front:
     def __init__(self, rooms: Rooms, healthy: Callable[[], Mapping[str, bool]]) -> None:
         self._rooms = rooms
         self._healthy = healthy
+        self._bringing = threading.Lock()
         self._access = Access(People(rooms.database), ambient.entropy)
         self._site = SiteFacts(
             rooms.site.name, rooms.site.origin, VERSION, rooms.site.ledger.public
@@ -131,6 +135,30 @@ class Front:
         lines = tuple(WitnessLine(w.name, w.state, w.ok, w.words) for w in told.lines)
         return LogFacts(told.size, told.witnessed, lines)
 
+    def models(self, who: Principal) -> tuple[ModelLine, ...]:
+        """List the models that this person may see."""
+        with reading(self._rooms.database) as connection:
+            rows = catalog.list_models(connection)
+        mine = [row for row in rows if who.vendor in (None, row.vendor)]
+        mine.sort(key=lambda row: row.registered_at, reverse=True)
+        return tuple(map(_line, mine))
+
+    def bring(self, chunks: Iterable[bytes], who: Principal) -> tuple[ModelLine, bool]:
+        """Register the package that a zip's bytes hold; one at a time."""
+        if not self._bringing.acquire(blocking=False):
+            raise TryAgain("another package is being looked at; try again in a minute")
+        try:
+            if self._rooms.files.is_full():
+                raise StorageFull
+            now = self.now()
+            row = self._rooms.registrar.bring(
+                chunks, now, by=who.name, vendor=who.vendor,
+                most=self._rooms.site.models.max_package_mb << 20,
+            )  # fmt: skip
+            return _line(row), row.registered_at == now
+        finally:
+            self._bringing.release()
+
     def ready(self) -> tuple[Check, ...]:
         """Check what must hold before work is taken."""
         parts = [
@@ -144,3 +172,10 @@ class Front:
     def metrics(self) -> tuple[bytes, str]:
         """Give the metrics in Prometheus' text form."""
         return generate_latest(metrics.REGISTRY), CONTENT_TYPE_PLAIN_0_0_4
+
+
+def _line(row: ModelRow) -> ModelLine:
+    return ModelLine(
+        row.id, row.version, row.name, row.vendor, row.state, row.digest, row.package_digest,
+        row.registered_at,
+    )  # fmt: skip

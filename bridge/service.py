@@ -31,6 +31,7 @@ import uvicorn
 from bridge import ambient, in_force, logs, metrics, pipeline, quorum
 from bridge.api.app import create_app
 from bridge.api.wire import AccessLine
+from bridge.catalog import upload
 from bridge.engine import Engine
 from bridge.erasure import erase
 from bridge.errors import RadsealError, Refused, SettingsError, WrongUse
@@ -122,6 +123,7 @@ class Service:
         """Start everything; raises WrongUse when the site is served already or a port is taken."""
         if self._listen:
             self._claim()
+            upload.clear(self._site.folder / "models")
             in_force.say_changed(self.rooms)
         cell.keep_spare()
         self.engine.launch()

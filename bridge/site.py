@@ -134,6 +134,12 @@ class Vault(_Table):
     backup_days: Annotated[int, Field(ge=0, le=36500)] | None = None
 
 
+class Models(_Table):
+    """[models]: what a vendor may deliver."""
+
+    max_package_mb: Annotated[int, Field(ge=1, le=65536)] = 4096
+
+
 class Consent(_Table):
     """[consent]: what is asked before inference, and what holds where no document speaks."""
 
@@ -220,6 +226,7 @@ class Site(BaseSettings):
     patients: Patients = Patients()
     vault: Vault = Vault()
     consent: Consent = Consent()
+    models: Models = Models()
     ledger: Ledger = Ledger()
     witness: Witness = Witness()
     sources: tuple[Source, ...] = ()

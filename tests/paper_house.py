@@ -137,6 +137,9 @@ class PaperRooms:
     def story(self, study_instance_uid: str) -> StudyStory | None:
         return self.stories.get(study_instance_uid)
 
+    def models(self, who: Principal):  # noqa: ARG002
+        return ()
+
     def act(self, act: Act, study_instance_uid: str, who: Principal) -> str:
         if study_instance_uid not in self.stories:
             raise NotFound("No such study is held here.")

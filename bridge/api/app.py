@@ -17,6 +17,7 @@ from bridge.api import (
     problems,
     search,
     session,
+    vendor,
     witness,
 )
 from bridge.api.rooms import Rooms
@@ -42,11 +43,22 @@ def create_app(
     app.state.rooms = rooms
     app.state.pages = Pages(site.name, site.version)
     problems.install(app)
-    for audience in (health, session, search, operator, clinic, auditor, ledger, metrics, docs):
+    for audience in (
+        health,
+        session,
+        search,
+        operator,
+        clinic,
+        auditor,
+        vendor,
+        ledger,
+        metrics,
+        docs,
+    ):
         app.include_router(audience.router)
     if cosigner is not None:
         witness.serve(app, cosigner, rooms.now)
-    app.add_middleware(BodyLimit)
+    app.add_middleware(BodyLimit, streams=frozenset({vendor.PATH}))
     app.add_middleware(Headers, secure=site.secure)
     app.add_middleware(AccessLog, write=log)
     return app

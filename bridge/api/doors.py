@@ -66,6 +66,17 @@ class Requires:
         raise NotAllowed(f"The role {principal.role} does not hold {self.permission}.")
 
 
+class RequiresToken(Requires):
+    """The same for programs only: no form of a browser can ask for it."""
+
+    def __call__(self, request: Request) -> Principal:
+        """Return who it is; raises NotAllowed for a session."""
+        principal = super().__call__(request)
+        if principal.via != "token":
+            raise NotAllowed("Send a token as `Authorization: Bearer …`; a session cannot do this.")
+        return principal
+
+
 class RequiresForm(Requires):
     """The same for what changes something: a session must also show its CSRF token.
 

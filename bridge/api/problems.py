@@ -24,6 +24,8 @@ from bridge.errors import (
     Refused,
     SettingsError,
     StorageFull,
+    TooLarge,
+    TryAgain,
     WrongUse,
 )
 from bridge.web.pages import Pages
@@ -42,9 +44,11 @@ STATUS: tuple[tuple[type[Exception], int], ...] = (
     (AccessError, 401),
     (NotAllowed, 403),
     (NotFound, 404),
+    (TooLarge, 413),
     (Refused, 409),
     (WrongUse, 400),
     (StorageFull, 503),
+    (TryAgain, 503),
     (SettingsError, 500),
     (RadsealError, 500),
 )

@@ -6,7 +6,7 @@ The methods are called from worker threads, several at a time. They raise the er
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -100,6 +100,20 @@ class LogFacts:
     witnesses: tuple[WitnessLine, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class ModelLine:
+    """A registered model: `digest` is that of models/model.onnx, `package` the whole folder's."""
+
+    id: str
+    version: str
+    name: str
+    vendor: str
+    state: str
+    digest: str
+    package: str
+    registered_at: datetime
+
+
 class Rooms(Protocol):
     """The house as the HTTP side sees it."""
 
@@ -134,6 +148,15 @@ class Rooms(Protocol):
 
     def log(self) -> LogFacts:
         """Say how far the log is and how its witnesses stand."""
+
+    def models(self, who: Principal) -> tuple[ModelLine, ...]:
+        """List the models that this person may see, newest first."""
+
+    def bring(self, chunks: Iterable[bytes], who: Principal) -> tuple[ModelLine, bool]:
+        """Register the package that a zip's bytes hold; whether it is new.
+
+        Refused with the first fault, NotAllowed for another vendor's, TooLarge, TryAgain.
+        """
 
     def ready(self) -> tuple[Check, ...]:
         """Check what must hold before work is taken."""

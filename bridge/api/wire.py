@@ -101,15 +101,22 @@ class Headers:
 
 
 class BodyLimit:
-    """Refuses bodies above `limit` bytes with 413, whether or not they announce their length."""
+    """Refuses bodies above `limit` bytes with 413, whether or not they announce their length.
 
-    def __init__(self, app: ASGIApp, limit: int = BODY_LIMIT) -> None:
+    The routes at `streams` read and bound their bodies themselves, after they asked who calls.
+    """
+
+    def __init__(
+        self, app: ASGIApp, limit: int = BODY_LIMIT, streams: frozenset[str] = frozenset()
+    ) -> None:
         self._app = app
         self._limit = limit
+        self._streams = streams
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Read the body up to the limit, then pass the request on."""
-        if scope["type"] != "http" or scope["method"] in ("GET", "HEAD"):
+        bodiless = scope["type"] != "http" or scope["method"] in ("GET", "HEAD")
+        if bodiless or scope["path"] in self._streams:
             await self._app(scope, receive, send)
             return
         body = bytearray()

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from pathlib import Path
 
 import sqlalchemy
 from cryptography.hazmat.primitives import serialization
 
-from bridge.errors import Refused, WrongUse
+from bridge.catalog.upload import unpacked
+from bridge.errors import NotAllowed, Refused, WrongUse
 from bridge.files import fsync_folder
 from bridge.record import Recorder
 from bridge.store import catalog
@@ -48,21 +49,45 @@ class Registrar:
         return digest
 
     def push(
-        self, root: Path, at: datetime, *, by: str, progress: Callable[[str], None]
+        self,
+        root: Path,
+        at: datetime,
+        *,
+        by: str,
+        progress: Callable[[str], None],
+        vendor: str | None = None,
+        authn: str = "asserted",
     ) -> ModelRow:
         """Verify, admit and register a package folder with its signature beside it.
 
-        Raises Refused with the first fault in words: file, key and fix.
+        Raises Refused with the first fault in words: file, key and fix; NotAllowed where it is
+        of another vendor than `vendor`.
         """
         try:
             found = package.load(root)
+            if vendor not in (None, found.vendor):
+                raise NotAllowed("the package names another vendor than your token does")
             with reading(self._database) as connection:
                 keys = catalog.vendor_keys(connection, found.vendor, at)
             progress("signature")
             signed = signature.verify(root, Path(f"{root}.sig"), keys)
         except ModelError as error:
             raise Refused(str(error)) from None
-        return self._register(found, root, at, by=by, progress=progress, key=signed.key_hint)
+        return self._register(
+            found, root, at, by=by, progress=progress, key=signed.key_hint, authn=authn
+        )
+
+    def bring(
+        self, chunks: Iterable[bytes], at: datetime, *, by: str, vendor: str | None, most: int
+    ) -> ModelRow:
+        """Register what arrives as a zip of at most `most` bytes; `vendor` None: of any vendor.
+
+        Raises NotAllowed for another vendor's package, and what `push` and `unpacked` raise.
+        """
+        with unpacked(chunks, self._folder / "models", most) as root:
+            return self.push(
+                root, at, by=by, vendor=vendor, authn="token", progress=lambda _what: None
+            )
 
     def push_bundled(
         self, root: Path, digest: str, at: datetime, *, by: str, progress: Callable[[str], None]
@@ -82,36 +107,26 @@ class Registrar:
         by: str,
         progress: Callable[[str], None],
         key: str | None,
+        authn: str = "asserted",
     ) -> ModelRow:
         known = self._claim(found)
         if known is not None:
             return known
-        progress("structure")
-        try:
-            faults = sandbox.admit(found, LIMITS)
-        except RunFailed as error:
-            raise Refused(f"the model could not even be read: {error}") from None
-        for fault in faults:
-            if not fault.warning:
-                raise Refused(f"{fault.file}: {fault.key}: {fault.text}; {fault.fix}")
-        progress("self-test")
-        verdict = sandbox.selftest(found, LIMITS)
-        if not verdict.passed:
-            raise Refused(f"the self-test failed: {verdict.text}")
+        _admit(found, progress)
         folder = self._keep(found, root)
         leaf = self._record.say(
             "model.registered", f"model/{found.model_digest}/{found.package_digest}/registered",
             {
                 "model": found.model_digest, "id": found.id, "version": found.version,
                 "vendor": found.vendor, "package": found.package_digest, "by": by,
-                "size": found.model_path.stat().st_size, "bundled": key is None,
+                "size": found.model_path.stat().st_size, "bundled": key is None, "authn": authn,
                 **({"key": key} if key else {}),
             },
         )  # fmt: skip
         row = ModelRow(
             found.model_digest, found.id, found.version, found.name, found.vendor,
             registry.State.REGISTERED, found.package_digest, folder, at,
-            [{"act": "registered", "by": by, "authn": "asserted", "at": at.isoformat(),
+            [{"act": "registered", "by": by, "authn": authn, "at": at.isoformat(),
               "leaf": leaf}],
         )  # fmt: skip
         with writing(self._database) as connection:
@@ -149,3 +164,19 @@ class Registrar:
             part.rename(target)
             fsync_folder(target.parent)
         return name
+
+
+def _admit(found: Package, progress: Callable[[str], None]) -> None:
+    """Look at the graph and run its self-test, in a child; raises Refused with the first fault."""
+    progress("structure")
+    try:
+        faults = sandbox.admit(found, LIMITS)
+    except RunFailed as error:
+        raise Refused(f"the model could not even be read: {error}") from None
+    for fault in faults:
+        if not fault.warning:
+            raise Refused(f"{fault.file}: {fault.key}: {fault.text}; {fault.fix}")
+    progress("self-test")
+    verdict = sandbox.selftest(found, LIMITS)
+    if not verdict.passed:
+        raise Refused(f"the self-test failed: {verdict.text}")

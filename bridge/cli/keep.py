@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from bridge import ambient, site
-from bridge.cli.opened import JsonOption, SiteOption, opened, os_user, print_json, print_table
+from bridge.cli.opened import (
+    JsonOption,
+    SiteOption,
+    bytes_shown,
+    opened,
+    os_user,
+    print_json,
+    print_table,
+)
 from bridge.continuity import rotation, succession
 from bridge.continuity.backup import back_up
 from bridge.continuity.restore import Plan, Restored
 from bridge.continuity.restore import restore as restore_site
-from bridge.continuity.tar import Progress as Counted
 from bridge.errors import Refused, WrongUse
 from bridge.origins.ended import all_ended, goes_on_as, store_of, under_way
 from bridge.origins.published import Standing, compare, fetch, own_vkeys
@@ -43,16 +46,6 @@ def register(app: typer.Typer) -> None:
     app.command("restore")(restore)
 
 
-@contextmanager
-def _bar(what: str, total: int | None) -> Iterator[Counted]:
-    """Show how far it is, where a person watches."""
-    console = Console(stderr=True)
-    columns = (TextColumn(what), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as shown:
-        task = shown.add_task(what, total=total)
-        yield lambda count: shown.advance(task, count)
-
-
 def backup(
     file: Annotated[Path, typer.Argument(help="FILE to write; two more are written beside it.")],
     vault: Annotated[Path | None, typer.Option(help="File for the patients' keys.")] = None,
@@ -69,7 +62,7 @@ def backup(
     folder = site.find_folder(site_)
     with using(folder):
         settings = site.read(folder)
-        with _bar("backup", _bytes_below(settings)) as progress:
+        with bytes_shown("backup", _bytes_below(settings)) as progress:
             made = back_up(
                 settings, file.absolute(), vault=vault and vault.absolute(),
                 keys=keys and keys.absolute(), days=expires, now=ambient.now(), progress=progress,
@@ -120,7 +113,7 @@ def restore(
         continue_as, expired, by or os_user(),
     )  # fmt: skip
     size = file.stat().st_size if file.is_file() else None
-    with _bar("restore", size) as progress:
+    with bytes_shown("restore", size) as progress:
         made = restore_site(plan, folder.absolute(), ambient.now(), progress)
     if continue_as is not None and made.keys:
         with opened(made.folder):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -9,10 +10,21 @@ from typing import Annotated
 import typer
 
 from bridge import ambient
-from bridge.cli.opened import JsonOption, SiteOption, opened, os_user, print_json, print_table
+from bridge.cli.opened import (
+    JsonOption,
+    SiteOption,
+    bytes_shown,
+    opened,
+    os_user,
+    print_json,
+    print_table,
+)
 from bridge.cli.package import Package, read_file
+from bridge.errors import WrongUse
+from bridge.peers import radseal
 from bridge.store import catalog
 from bridge.store.database import reading
+from models import archive, package
 
 __all__ = ["app"]
 
@@ -34,14 +46,39 @@ def trust(
 
 
 @app.command()
-def push(folder: Package, site: SiteOption = None) -> None:
-    """Verify, admit and register a package."""
+def push(
+    folder: Package,
+    to: Annotated[str, typer.Option(help="Address of another site, as its HTTP side is.")] = "",
+    token: Annotated[
+        Path | None, typer.Option(help="File with the token that the other site gave you.")
+    ] = None,
+    site: SiteOption = None,
+) -> None:
+    """Verify, admit and register a package: here, or --to another site."""
+    if bool(to) != (token is not None):
+        raise WrongUse("--to URL and --token FILE go together")
+    if to and token is not None:
+        _push_away(folder.resolve(), to, read_file(token).decode("ascii", "replace").strip())
+        return
     with opened(site) as rooms:
         row = rooms.registrar.push(
             folder.resolve(), ambient.now(), by=os_user(),
             progress=lambda what: typer.echo(f"checking {what}", err=True),
         )  # fmt: skip
     typer.echo(f"registered {row.id}@{row.version}, model {row.digest[:16]}; next: approve")
+
+
+def _push_away(root: Path, url: str, secret: str) -> None:
+    package.load(root)  # a fault is said here, before anything is sent
+    with tempfile.TemporaryFile() as zipped:
+        with bytes_shown("packing", None) as packed:
+            archive.pack(root, Path(f"{root}.sig"), zipped, packed)
+        size = zipped.tell()
+        zipped.seek(0)
+        with bytes_shown("sending, then the site looks at it", size) as sent:
+            said = radseal.push(url, secret, zipped, size, sent)
+    words = "registered" if said.new else f"registered before, now {said.state}"
+    typer.echo(f"{words}: {said.id}@{said.version}, model {said.digest[:16]}")
 
 
 def _act(model: str, act: str, by: str, site: Path | None) -> None:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from bridge import site
@@ -22,7 +22,8 @@ from bridge.rooms import Rooms
 from bridge.turns import using
 
 __all__ = [
-    "JsonOption", "SiteOption", "leaves_shown", "opened", "os_user", "print_json", "print_table",
+    "JsonOption", "SiteOption", "bytes_shown", "leaves_shown", "opened", "os_user", "print_json",
+    "print_table",
 ]  # fmt: skip
 
 SiteOption = Annotated[
@@ -68,6 +69,16 @@ def leaves_shown() -> Iterator[Callable[[int, int], None]]:
     with Progress(console=console, disable=not console.is_terminal, transient=True) as shown:
         task = shown.add_task("leaves", total=None)
         yield lambda done, total: shown.update(task, completed=done, total=total)
+
+
+@contextmanager
+def bytes_shown(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """Show how far a file is written or sent, where a person waits; told of bytes done."""
+    console = Console(stderr=True)
+    columns = (TextColumn(what), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as shown:
+        task = shown.add_task(what, total=total)
+        yield lambda count: shown.advance(task, count)
 
 
 def print_json(value: Any) -> None:
