@@ -200,6 +200,11 @@ TYPES: Mapping[str, Kind] = {
     "model.retired": Kind(
         {"model": DIGEST}, _MODEL, _refs("model.registered|model.approved|model.activated")
     ),
+    # A report on what the model did: `report` is its SHA-256, `against` the model beside it.
+    "model.assessed": Kind(
+        {"model": DIGEST, "report": DIGEST}, {**_MODEL, "against": DIGEST},
+        _refs("model.registered"),
+    ),
     "study.received": Kind(
         {"source": LABEL, "protocol": CODE, "generation": COUNT, "instances": COUNT},
         {"series": COUNT, "bytes": COUNT, "modalities": CODES, "root": HASH, "counts": FACTS},

@@ -23,6 +23,7 @@ from bridge.cli import (
     proof,
     site,
     study,
+    trial,
     witness,
 )
 from bridge.errors import RadsealError, SettingsError, WrongUse
@@ -42,6 +43,7 @@ proof.register(app)
 erase.register(app)
 keep.register(app)
 package.register(model.app)
+trial.register(model.app)
 app.add_typer(model.app, name="model")
 app.add_typer(consent.app, name="consent")
 app.add_typer(keep.ledger, name="ledger")

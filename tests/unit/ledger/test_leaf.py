@@ -177,6 +177,7 @@ OTHERS = {
     "witness.status": {"witness": "north.example", "state": "refused", "behind": 3},
     "subject.erased": {"basis": "Art. 17(1)(b)", "expiry": None},
     "access.disclosed": {"recipient": "r", "purpose": "TREAT", "what": {"n": 1}, "basis": "law"},
+    "model.assessed": {"model": "a" * 64, "report": "b" * 64, "by": "u7"},
 }
 
 
