@@ -41,7 +41,7 @@ from bridge.study import ArtifactKind, RouteState
 from models.findings import Findings
 from models.package import Package, read_code
 
-__all__ = ["compose", "compose_fallback"]
+__all__ = ["compose", "compose_fallback", "model_of"]
 
 _SERIES_NUMBER = {
     ArtifactKind.SEG: 9910,
@@ -172,7 +172,7 @@ def _is_partial(job: _Job) -> str | None:
 
 
 def _build(job: _Job, kind: ArtifactKind, naming: Naming, seg_made: Dataset | None) -> Dataset:
-    model, gateway = _model(job.package), job.rooms.gateway
+    model, gateway = model_of(job.package), job.rooms.gateway
     findings = job.findings
     if kind in _OLDER.values():
         return _recast(job, kind, naming)
@@ -217,7 +217,8 @@ def _array(path: Path, name: str) -> NDArray[Any]:
         return np.asarray(arrays[name])
 
 
-def _model(package: Package) -> Model:
+def model_of(package: Package) -> Model:
+    """Give the algorithm as results name it."""
     said = package.algorithm
     return Model(
         name=package.name, version=package.version, vendor=package.vendor,

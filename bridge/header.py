@@ -29,8 +29,9 @@ from bridge.files import calling_ae_of, received_ns_of
 from bridge.study import Instance, Patient, is_uid_as_sent
 
 __all__ = [
-    "IDENTITY", "OWN_MARK", "UNREADABLE", "dataset_of", "dataset_sha256", "identity_of",
-    "inflated", "malformed", "read_header", "read_instance", "same_pixel_bytes", "start_of_dataset",
+    "IDENTITY", "OWN_MARK", "UNREADABLE", "attributes_of", "dataset_of", "dataset_sha256",
+    "identity_of", "inflated", "malformed", "read_header", "read_instance", "same_pixel_bytes",
+    "start_of_dataset",
 ]  # fmt: skip
 
 OWN_MARK = "run by radseal"  # in Contributing Equipment of what we compose (bridge.report)
@@ -269,12 +270,17 @@ def read_instance(path: Path, keywords: Sequence[str], issuer_of: Callable[[str]
         dataset_sha256=digest,
         size=size,
         received_at=datetime.fromtimestamp(received_ns_of(path.stem) / 1e9, UTC),
-        attributes={
-            **read_header(dataset, [*keywords, "Rows", "InstanceNumber", "PatientSex"]),
-            "AgeYears": _age_years(dataset),
-        },
+        attributes=attributes_of(dataset, keywords),
         own=_is_ours(dataset),
     )
+
+
+def attributes_of(dataset: Dataset, keywords: Sequence[str]) -> dict[str, Any]:
+    """Give what rules and geometry read of an image, with the patient's age and sex."""
+    return {
+        **read_header(dataset, [*keywords, "Rows", "InstanceNumber", "PatientSex"]),
+        "AgeYears": _age_years(dataset),
+    }
 
 
 def identity_of(path: Path, issuer_of: Callable[[str], str]) -> tuple[Patient, str]:

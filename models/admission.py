@@ -8,183 +8,37 @@ what a package from outside deserves.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from typing import Any
 
 import onnx
 import regex
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
+from models import card, graph, hints
+from models.errors import PackageError
 from models.fault import Fault
 from models.findings import VOLUME
+from models.graph import EXPORT
 from models.outputs import VOLUME_UNITS
-from models.package import MANIFEST, MODEL, Package
+from models.package import MANIFEST, MODEL, Package, unfilled
 from models.select import READ
 from models.selftest import data_sets
 
 __all__ = ["check"]
 
-_IR: Final = (3, 13)
-_OPSET: Final = (7, 26)
-_DOMAINS: Final = frozenset({"", "ai.onnx", "ai.onnx.ml"})
-_RANDOM: Final = frozenset({
-    "RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial",
-    "Bernoulli", "Dropout",
-})  # fmt: skip
-_LOOPS: Final = frozenset({"Loop", "Scan"})
-_MAX_GRAPH: Final = 2 * 1024**3
-_NAMES: Final = {
-    onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.FLOAT16: "float16",
-    onnx.TensorProto.DOUBLE: "float64", onnx.TensorProto.UINT8: "uint8",
-    onnx.TensorProto.INT8: "int8", onnx.TensorProto.INT16: "int16",
-    onnx.TensorProto.UINT16: "uint16", onnx.TensorProto.INT32: "int32",
-    onnx.TensorProto.INT64: "int64", onnx.TensorProto.BOOL: "bool",
-}  # fmt: skip
-_EXPORT: Final = "Export again (torch.onnx.export) with opset_version 11 to 22 and IR 13 or less."
-
-
-def _graphs(graph: Any) -> Iterator[Any]:
-    """Yield a graph and every graph inside its nodes' attributes."""
-    stack = [graph]
-    while stack:
-        current = stack.pop()
-        yield current
-        for node in current.node:
-            for attribute in node.attribute:
-                if attribute.type == onnx.AttributeProto.GRAPH:
-                    stack.append(attribute.g)
-                stack.extend(attribute.graphs)
-
-
-def _nodes(model: Any) -> Iterator[Any]:
-    for graph in _graphs(model.graph):
-        yield from graph.node
-    for function in model.functions:
-        for node in function.node:
-            yield node
-            for attribute in node.attribute:
-                if attribute.type == onnx.AttributeProto.GRAPH:
-                    for graph in _graphs(attribute.g):
-                        yield from graph.node
-
-
-def _weights(model: Any) -> Iterator[Any]:
-    for graph in _graphs(model.graph):
-        yield from graph.initializer
-        for sparse in graph.sparse_initializer:
-            yield sparse.values
-            yield sparse.indices
-    for node in _nodes(model):
-        for attribute in node.attribute:
-            if attribute.type == onnx.AttributeProto.TENSOR:
-                yield attribute.t
-            yield from attribute.tensors
-
-
-def _parse(package: Package) -> Any | Fault:
-    path = package.model_path
-    if path.stat().st_size > _MAX_GRAPH:
-        return Fault(MODEL, "", "is larger than 2 GB", "Keep weights in listed external data.")
-    model = onnx.ModelProto()
-    try:
-        model.ParseFromString(path.read_bytes())
-    except (DecodeError, ValueError, RecursionError):
-        return Fault(MODEL, "", "is not an ONNX file", "Export the model as ONNX.")
-    if not model.HasField("graph") or not model.graph.output:
-        return Fault(MODEL, "", "holds no graph", "Export the model as ONNX.")
-    return model
-
-
-def _versions(model: Any) -> Iterator[Fault]:
-    if not _IR[0] <= model.ir_version <= _IR[1]:
-        yield Fault(MODEL, "ir_version", f"IR {model.ir_version} cannot be run here", _EXPORT)
-    for used in model.opset_import:
-        if used.domain not in _DOMAINS:
-            yield Fault(
-                MODEL, "opset_import", f"uses the operator domain {used.domain[:64]!r}",
-                "Use operators of ai.onnx and ai.onnx.ml only; custom operators are code.",
-            )  # fmt: skip
-        elif used.domain in ("", "ai.onnx") and not _OPSET[0] <= used.version <= _OPSET[1]:
-            yield Fault(MODEL, "opset_import", f"opset {used.version} cannot be run here", _EXPORT)
-
-
-def _operators(model: Any) -> Iterator[Fault]:
-    own = {(f.domain, f.name) for f in model.functions}
-    seen: set[tuple[str, str]] = set()
-    for node in _nodes(model):
-        kind = (node.domain, node.op_type)
-        if kind in seen or kind in own:
-            continue
-        seen.add(kind)
-        if node.domain not in _DOMAINS:
-            yield Fault(
-                MODEL, node.op_type[:64], f"is an operator of the domain {node.domain[:64]!r}",
-                "Use operators of ai.onnx and ai.onnx.ml only; custom operators are code.",
-            )  # fmt: skip
-        elif node.op_type in _RANDOM and node.op_type != "Dropout":
-            yield Fault(
-                MODEL, node.op_type, "draws random numbers, so a result cannot be repeated",
-                "Export the model for inference, without sampling.",
-            )  # fmt: skip
-        elif node.op_type in _LOOPS:
-            yield Fault(
-                MODEL, node.op_type, "can run without end; the time limit will stop it",
-                "Bound the loop, and give execution.timeout_s.", warning=True,
-            )  # fmt: skip
-
-
-def _external(model: Any, listed: Mapping[str, str]) -> Iterator[Fault]:
-    seen: set[str] = set()
-    for tensor in _weights(model):
-        if tensor.data_location != onnx.TensorProto.EXTERNAL:
-            continue
-        entries = {e.key: e.value for e in tensor.external_data}
-        where = entries.get("location", "")
-        if where in seen:
-            continue
-        seen.add(where)
-        if where not in listed or where.startswith("/") or ".." in where.split("/"):
-            yield Fault(
-                MODEL, "external_data", f"reads weights from {where[:64]!r}, which is not listed",
-                "List the file with its SHA-256 in deployment.identity.external_data.",
-            )  # fmt: skip
-
-
-def _tensors(values: Any, weights: set[str]) -> dict[str, tuple[str, list[int | None]] | None]:
-    """Name → (dtype, dimensions), None for what is not a tensor of numbers."""
-    found: dict[str, tuple[str, list[int | None]] | None] = {}
-    for value in values:
-        if value.name in weights:
-            continue
-        if not value.type.HasField("tensor_type"):
-            found[value.name] = None
-            continue
-        tensor = value.type.tensor_type
-        dtype = _NAMES.get(tensor.elem_type)
-        if dtype is None:
-            found[value.name] = None
-            continue
-        dims = [d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim]
-        found[value.name] = (dtype, dims)
-    return found
-
 
 def _compare(
-    side: str, graph: Mapping[str, Any], declared: Mapping[str, Any], channel_rank: int
+    side: str, there: Mapping[str, Any], declared: Mapping[str, Any], channel_rank: int
 ) -> Iterator[Fault]:
     """Hold network_data_format against the graph: names, dtypes, channels."""
     for name, promise in declared.items():
         key = f"network_data_format.{side}.{name}"
-        if name not in graph:
-            there = ", ".join(sorted(graph))[:120]
-            yield Fault(MANIFEST, key, "is no tensor of the graph", f"The graph has: {there}.")
+        if name not in there:
+            names = ", ".join(sorted(there))[:120]
+            yield Fault(MANIFEST, key, "is no tensor of the graph", f"The graph has: {names}.")
             continue
-        if graph[name] is None:
-            yield Fault(
-                MODEL, name, "is text, a sequence or another thing that is no tensor of numbers",
-                "Give tensors of numbers only.",
-            )  # fmt: skip
-            continue
-        dtype, dims = graph[name]
+        if there[name] is None:
+            continue  # models.graph says that it is no tensor of numbers
+        dtype, dims = there[name]
         if promise["dtype"] != dtype:
             yield Fault(
                 MANIFEST, f"{key}.dtype", f"is {promise['dtype']}, the graph says {dtype}",
@@ -200,8 +54,8 @@ def _compare(
 
 def _signature(package: Package, model: Any) -> Iterator[Fault]:
     weights = {w.name for w in model.graph.initializer}
-    inputs = _tensors(model.graph.input, weights)
-    outputs = _tensors(model.graph.output, set())
+    inputs = graph.tensors(model.graph.input, weights)
+    outputs = graph.tensors(model.graph.output, set())
     declared = package.manifest["network_data_format"]
     rank = 4 if package.deployment["layout"] == "NCHW" else 5
     yield from _compare("inputs", inputs, declared["inputs"], rank)
@@ -310,20 +164,46 @@ def _rules(package: Package) -> Iterator[Fault]:
         )
 
 
+def _card(package: Package) -> Iterator[Fault]:
+    if package.card is None:
+        return
+    name = package.card.relative_to(package.root).as_posix()
+    with package.card.open("rb") as stream:
+        data = stream.read(card.MAX_CARD + 1)
+    try:
+        card.read(data, name)
+    except PackageError as error:
+        yield Fault(error.file, error.key, error.text, error.fix)
+
+
+def _invalid(error: Exception) -> str:
+    """Say what the checker of ONNX found, the first line of it."""
+    text = str(error)
+    if "ShapeInferenceError" in text:
+        return "declares shapes that its operators do not give"
+    return f"is not valid ONNX: {text.strip().splitlines()[0][:120] if text.strip() else ''}"
+
+
 def check(package: Package) -> list[Fault]:
     """Everything wrong with a package's graph and manifest, in words; empty means admissible.
 
     Faults that are only warnings say so. Raises nothing for a hostile graph but
     what the process dies of; use `models.sandbox.admit` for strangers.
     """
-    model = _parse(package)
+    model = graph.read(package.model_path)
     if isinstance(model, Fault):
-        return [model]
+        return [model, *_rules(package)]
+    sizes = {
+        name: (package.model_path.parent / name).stat().st_size
+        for name in package.external_data()
+        if f"models/{name}" in package.files
+    }
     faults = [
-        *_versions(model),
-        *_operators(model),
-        *_external(model, package.external_data()),
+        *unfilled(package.manifest),
+        *_card(package),
+        *graph.faults(model, sizes),
         *_signature(package, model),
+        *hints.faults(package.manifest, graph.describe(model)["metadata"]),
         *_rules(package),
     ]
     declared = package.manifest["network_data_format"]["outputs"]
@@ -334,8 +214,5 @@ def check(package: Package) -> list[Fault]:
             onnx.checker.check_model(str(package.model_path), full_check=True)
         except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError,
                 RuntimeError, ValueError) as error:  # fmt: skip
-            first = str(error).strip().splitlines()
-            faults.append(
-                Fault(MODEL, "", f"is not valid ONNX: {first[0][:120] if first else ''}", _EXPORT)
-            )
+            faults.append(Fault(MODEL, "", _invalid(error), EXPORT))
     return faults

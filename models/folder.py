@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Final
 
 from models.errors import PackageError
+from models.fault import Fault
 
-__all__ = ["MAX_BYTES", "MAX_FILES", "file_digest", "file_digests", "tree_digest"]
+__all__ = ["MAX_BYTES", "MAX_FILES", "file_digest", "file_digests", "survey", "tree_digest"]
 
 MAX_FILES: Final = 10_000
 MAX_BYTES: Final = 64 * 1024**3
@@ -27,7 +28,7 @@ _EXECUTABLE: Final = frozenset({
 })  # fmt: skip
 
 
-def _entries(root: Path) -> Iterator[tuple[str, os.stat_result]]:
+def _entries(root: Path) -> Iterator[tuple[str, os.stat_result] | Fault]:
     stack = [root]
     while stack:
         folder = stack.pop()
@@ -35,17 +36,16 @@ def _entries(root: Path) -> Iterator[tuple[str, os.stat_result]]:
             name = Path(entry.path).relative_to(root).as_posix()
             info = entry.stat(follow_symlinks=False)
             if stat.S_ISLNK(info.st_mode):
-                raise PackageError(name, "", "is a symbolic link", "Put the file itself there.")
-            if entry.name in _UNSIGNED:
-                raise PackageError(
-                    name, "", "is left out of every signature by the signing tool", "Remove it."
-                )
-            if stat.S_ISDIR(info.st_mode):
+                yield Fault(name, "", "is a symbolic link", "Put the file itself there.")
+            elif entry.name in _UNSIGNED:
+                yield Fault(name, "", "is left out of every signature by the signing tool",
+                            "Remove it.")  # fmt: skip
+            elif stat.S_ISDIR(info.st_mode):
                 stack.append(Path(entry.path))
             elif stat.S_ISREG(info.st_mode):
                 yield name, info
             else:
-                raise PackageError(name, "", "is neither a file nor a folder", "Remove it.")
+                yield Fault(name, "", "is neither a file nor a folder", "Remove it.")
 
 
 def file_digest(path: Path) -> str:
@@ -60,20 +60,38 @@ def file_digests(root: Path) -> dict[str, str]:
     Raises PackageError for links, special files, executable kinds, names the
     signing tool ignores, more than MAX_FILES files or MAX_BYTES bytes.
     """
+    found, faults = survey(root)
+    for fault in faults:
+        raise PackageError(fault.file, fault.key, fault.text, fault.fix)
+    return found
+
+
+def survey(root: Path) -> tuple[dict[str, str], list[Fault]]:
+    """Give the digests as `file_digests` does, with everything that must not lie in the folder."""
     if root.is_symlink() or not root.is_dir():
-        raise PackageError(str(root.name), "", "is not a folder", "Name the package's folder.")
+        return {}, [Fault(str(root.name), "", "is not a folder", "Name the package's folder.")]
     found: dict[str, str] = {}
+    faults: list[Fault] = []
     total = 0
-    for name, info in _entries(root):
+    for entry in _entries(root):
+        if isinstance(entry, Fault):
+            faults.append(entry)
+            continue
+        name, info = entry
         total += info.st_size
         if Path(name).suffix.lower() in _EXECUTABLE:
-            raise PackageError(
-                name, "", "can carry code", "Ship the ONNX graph only; no code runs from a package."
-            )
+            faults.append(
+                Fault(name, "", "can carry code",
+                      "Ship the ONNX graph only; no code runs from a package.")
+            )  # fmt: skip
+            continue
         if len(found) >= MAX_FILES or total > MAX_BYTES:
-            raise PackageError(name, "", "the package is too large", "Ship fewer or smaller files.")
+            faults.append(
+                Fault(name, "", "the package is too large", "Ship fewer or smaller files.")
+            )
+            break
         found[name] = file_digest(root / name)
-    return dict(sorted(found.items()))
+    return dict(sorted(found.items())), faults
 
 
 def tree_digest(digests: Mapping[str, str]) -> str:

@@ -13,7 +13,7 @@ manifest promises is `models.admission`, whose signature it bears is
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -23,14 +23,29 @@ from typing import Any, Final
 
 import jsonschema
 
+from models import folder
 from models.errors import PackageError
+from models.fault import Fault
 from models.findings import Code
-from models.folder import file_digests, tree_digest
+from models.folder import tree_digest
 
-__all__ = ["MANIFEST", "MODEL", "Package", "load", "read_code"]
+__all__ = [
+    "MANIFEST",
+    "MODEL",
+    "TODO",
+    "Package",
+    "is_id",
+    "load",
+    "read_code",
+    "step_fault",
+    "survey",
+    "unfilled",
+]
 
 MANIFEST: Final = "configs/metadata.json"
 MODEL: Final = "models/model.onnx"
+TODO: Final = "TODO:"
+"""How a skeleton marks what only a person knows; a package that holds one is not admitted."""
 _CARD: Final = "docs/model-card.xml"
 _MAX_MANIFEST: Final = 4 * 1024**2
 
@@ -139,6 +154,22 @@ def _validator() -> jsonschema.Draft202012Validator:
     return jsonschema.Draft202012Validator(json.loads(text))
 
 
+def is_id(text: str) -> bool:
+    """Whether a text may be a package's `deployment.identity.id`."""
+    whole: Any = _validator().schema
+    identity = whole["properties"]["deployment"]["properties"]["identity"]
+    return jsonschema.Draft202012Validator(identity["properties"]["id"]).is_valid(text)
+
+
+def step_fault(step: Mapping[str, Any]) -> str | None:
+    """Say why a step cannot stand in `deployment.preprocess`; None if it can."""
+    whole: Any = _validator().schema
+    rule = whole["properties"]["deployment"]["properties"]["preprocess"]["items"]
+    for error in jsonschema.Draft202012Validator(rule).iter_errors(step):
+        return str(_deepest(error).message)[:160]
+    return None
+
+
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
@@ -166,59 +197,111 @@ def _deepest(error: Any) -> Any:
     return error
 
 
-def _read_manifest(path: Path) -> dict[str, Any]:
+def _parsed(path: Path) -> Any | Fault:
     try:
         if path.stat().st_size > _MAX_MANIFEST:
-            raise PackageError(MANIFEST, "", "is too large", "A manifest has a few kilobytes.")
+            return Fault(MANIFEST, "", "is too large", "A manifest has a few kilobytes.")
         text = path.read_text(encoding="utf-8")
-        value = json.loads(text, object_pairs_hook=_once, parse_constant=_no_constant)
-    except OSError as error:
-        raise PackageError(
-            MANIFEST, "", "is missing", "`radseal model new` writes a first one."
-        ) from error
+        return json.loads(text, object_pairs_hook=_once, parse_constant=_no_constant)
+    except OSError:
+        return Fault(MANIFEST, "", "is missing", "`radseal model new` writes a first one.")
     except (ValueError, RecursionError) as error:
-        raise PackageError(MANIFEST, "", f"is not JSON ({error})", "Correct the file.") from error
-    faults = sorted(_validator().iter_errors(value), key=lambda e: [str(p) for p in e.path])
-    if faults:
-        fault = _deepest(faults[0])
-        raise PackageError(
-            MANIFEST,
-            _key(fault.absolute_path),
-            fault.message[:200],
-            "models/package.schema.json says what may stand there.",
-        )
-    found: dict[str, Any] = value
-    return found
+        return Fault(MANIFEST, "", f"is not JSON ({error})", "Correct the file.")
 
 
-def load(root: Path) -> Package:
-    """Read the package at `root`; raises PackageError with file, key and fix.
+def _shape(value: Any) -> tuple[list[Fault], bool]:
+    """Hold a manifest against the schema: (every error, whether it can be read all the same).
 
-    Checked here: layout, nothing executable, manifest against the JSON Schema,
-    `identity.model_sha256` and every listed external file against the bytes.
+    A place that is still to be filled in says so instead of failing the schema; where all
+    errors are such texts, the rest can be read.
     """
-    root = root.resolve()
-    digests = file_digests(root)
-    manifest = _read_manifest(root / MANIFEST)
-    if MODEL not in digests:
-        raise PackageError(MODEL, "", "is missing", "Export the model as ONNX to this place.")
-    identity = manifest["deployment"]["identity"]
-    if identity["model_sha256"] != digests[MODEL]:
-        raise PackageError(
-            MANIFEST,
-            "deployment.identity.model_sha256",
-            "is not the digest of models/model.onnx",
+    errors = sorted(_validator().iter_errors(value), key=lambda e: [str(p) for p in e.path])
+    if not errors:
+        return [], True
+    todo = unfilled(value)
+    keys = {fault.key for fault in todo}
+    wrong = [e for e in errors if not _marked(e, keys)]
+    shown = [
+        Fault(MANIFEST, _key(error.absolute_path), error.message[:200], _fix(error))
+        for error in map(_deepest, wrong)
+    ]
+    return [*todo, *shown], not wrong
+
+
+def _marked(error: Any, keys: set[str]) -> bool:
+    """Whether a schema error is only about a text that begins with TODO."""
+    key = _key(error.absolute_path)
+    if error.validator == "oneOf":  # a step whose operation is still to be named
+        return f"{key}.op" in keys
+    return error.validator in {"pattern", "enum", "const", "maxLength"} and key in keys
+
+
+def _fix(error: Any) -> str:
+    """Say what may stand at a place of the manifest, in the schema's own words."""
+    said = error.schema.get("description") if isinstance(error.schema, dict) else None
+    where = "models/package.schema.json says what may stand there."
+    return f"It is: {said} {where}" if said else where
+
+
+def unfilled(value: Any) -> list[Fault]:
+    """Give every place of a manifest where a person must still write something (TODO: ...)."""
+    found: list[Fault] = []
+    stack: list[tuple[Any, tuple[str | int, ...]]] = [(value, ())]
+    while stack:
+        item, path = stack.pop()
+        if isinstance(item, Mapping):
+            stack.extend((inner, (*path, str(key))) for key, inner in item.items())
+        elif isinstance(item, list):
+            stack.extend((inner, (*path, place)) for place, inner in enumerate(item))
+        elif isinstance(item, str) and item.startswith(TODO):
+            asked = item.removeprefix(TODO)[:200].strip()
+            found.append(
+                Fault(MANIFEST, _key(path), "is not filled in yet", f"Write {asked or 'it'}.")
+            )
+    return sorted(found, key=lambda fault: fault.key)
+
+
+def _contents(identity: Mapping[str, Any], digests: Mapping[str, str]) -> Iterator[Fault]:
+    """Hold the digests that a manifest names against the bytes."""
+    said = identity["model_sha256"]
+    if MODEL in digests and said != digests[MODEL] and not said.startswith(TODO):
+        yield Fault(
+            MANIFEST, "deployment.identity.model_sha256", "is not the digest of models/model.onnx",
             f"Write {digests[MODEL]}, if this is the graph you mean.",
-        )
+        )  # fmt: skip
     for item in identity.get("external_data", []):
         if digests.get("models/" + item["path"]) != item["sha256"]:
-            raise PackageError(
-                MANIFEST,
-                "deployment.identity.external_data",
-                f"models/{item['path']} is missing or has another digest",
+            yield Fault(
+                MANIFEST, "deployment.identity.external_data",
+                f"models/{item['path'][:64]} is missing or has another digest",
                 "List every weight file that the graph reads with its SHA-256.",
-            )
-    return Package(
+            )  # fmt: skip
+
+
+def survey(root: Path) -> tuple[Package | None, list[Fault]]:
+    """Read the package at `root` with everything that is wrong with folder and manifest.
+
+    The package is None where its manifest does not fit the schema, or there is no graph.
+    `load` is what anybody but a checker wants.
+    """
+    root = root.resolve()
+    digests, faults = folder.survey(root)
+    if not root.is_dir():
+        return None, faults
+    manifest = _parsed(root / MANIFEST)
+    if isinstance(manifest, Fault):
+        return None, [*faults, manifest]
+    wrong, readable = _shape(manifest)
+    faults.extend(wrong)
+    if MODEL not in digests:
+        faults.append(Fault(MODEL, "", "is missing", "Export the model as ONNX to this place."))
+    if not readable:
+        return None, faults
+    identity = manifest["deployment"]["identity"]
+    faults.extend(_contents(identity, digests))
+    if MODEL not in digests:
+        return None, faults
+    found = Package(
         root=root,
         id=identity["id"],
         name=identity["name"],
@@ -229,3 +312,18 @@ def load(root: Path) -> Package:
         files=MappingProxyType(digests),
         manifest_text=json.dumps(manifest, separators=(",", ":")),
     )
+    return found, faults
+
+
+def load(root: Path) -> Package:
+    """Read the package at `root`; raises PackageError with file, key and fix of the first fault.
+
+    Checked here: layout, nothing executable, manifest against the JSON Schema,
+    `identity.model_sha256` and every listed external file against the bytes.
+    """
+    found, faults = survey(root)
+    for fault in faults:
+        raise PackageError(fault.file, fault.key, fault.text, fault.fix)
+    if found is None:
+        raise PackageError(MANIFEST, "", "cannot be read", "`radseal model new` writes one.")
+    return found

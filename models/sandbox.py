@@ -31,8 +31,12 @@ __all__ = [
     "Sealed",
     "SelfTest",
     "admit",
+    "card",
+    "describe",
+    "look",
     "pixel_digest",
     "raw_frames",
+    "record",
     "run",
     "seal",
     "selftest",
@@ -272,4 +276,42 @@ def selftest(package: Package, limits: Limits) -> SelfTest:
 def admit(package: Package, limits: Limits) -> list[Fault]:
     """`models.admission.check` in a child, as a graph from outside deserves. Raises RunFailed."""
     found = _ask_alone("admit", _named(package), _for(package, limits))
+    return _faults(found)
+
+
+def look(root: Path, limits: Limits) -> list[Fault]:
+    """Everything we would not run of a graph whose manifest cannot be read. Raises RunFailed."""
+    return _faults(_ask_alone("admit", {"package": str(root), "package_digest": None}, limits))
+
+
+def _faults(found: Mapping[str, Any]) -> list[Fault]:
     return [Fault(str(a), str(b), str(c), str(d), bool(e)) for a, b, c, d, e in found["faults"]]
+
+
+def describe(model: Path, limits: Limits) -> dict[str, Any]:
+    """Give what a graph says of itself (`models.graph.describe`), read in a child.
+
+    Raises RunFailed.
+    """
+    return _ask_alone("describe", {"model": str(model)}, limits)
+
+
+def record(model: Path, folder: Path, kinds: Mapping[str, str], limits: Limits) -> list[int]:
+    """Run a bare graph on a generated input, write input and output as a test data set.
+
+    `folder` must exist; `kinds` maps an input's name to the kind of numbers it is made of
+    (`models.selftest.record`). Returns the first input's shape. Raises RunFailed.
+    """
+    params = {"model": str(model), "folder": str(folder), "kinds": dict(kinds)}
+    return [int(n) for n in _ask_alone("record", params, limits)["shape"]]
+
+
+def card(package: Package, limits: Limits) -> list[tuple[str, str]]:
+    """Give the model card's headings and texts, read in a child; empty without a card.
+
+    Raises RunFailed, also for a card that is not plain XML.
+    """
+    if package.card is None:
+        return []
+    params = {"package": str(package.root), "card": str(package.card.relative_to(package.root))}
+    return [(str(a), str(b)) for a, b in _ask_alone("card", params, limits)["lines"]]

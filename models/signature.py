@@ -172,7 +172,9 @@ def verify(root: Path, sig_path: Path, trusted_pems: Sequence[bytes]) -> Signed:
     keys = {key_hint(pem): _public(pem) for pem in trusted_pems}
     key = keys.get(hint)
     if key is None:
-        raise SignatureError(f"signed with key {hint[:12]}, which is not trusted here")
+        raise SignatureError(
+            f"signed with key {hint[:12]}, which is not trusted here (`radseal model trust`)"
+        )
     try:
         key.verify(value, _pae(payload), ec.ECDSA(_curve_hash(key)))
     except InvalidSignature as error:

@@ -20,7 +20,8 @@ from pydicom.dataset import Dataset, FileDataset
 
 from models import decode, volume
 from models.errors import RunFailed
-from models.package import Package, load
+from models.fault import Fault
+from models.package import MODEL, Package, load, survey
 from models.select import READ
 
 __all__ = ["TASKS", "input_digest", "load_libraries"]
@@ -212,11 +213,50 @@ def _selftest(params: dict[str, Any], stage: Stage) -> dict[str, Any]:
 
 
 def _admit(params: dict[str, Any], stage: Stage) -> dict[str, Any]:
-    from models import admission
+    """Hold a package against its graph; without one that can be read, the graph alone."""
+    from models import admission, graph
 
     stage("check")
-    faults = admission.check(_package(params))
+    found, faults = survey(Path(params["package"]))
+    if found is not None and found.package_digest == params["package_digest"]:
+        faults = list(dict.fromkeys([*faults, *admission.check(found)]))
+    elif params["package_digest"] is not None:
+        raise RunFailed("bad_model", "the package on disk is not the one that was registered")
+    elif (Path(params["package"]) / MODEL).is_file():
+        read = graph.read(Path(params["package"]) / MODEL)
+        faults = [read] if isinstance(read, Fault) else graph.faults(read, {})
+        faults = [f for f in faults if f.key != "external_data"]  # the manifest lists it
     return {"faults": [[f.file, f.key, f.text, f.fix, f.warning] for f in faults]}
+
+
+def _describe(params: dict[str, Any], stage: Stage) -> dict[str, Any]:
+    """Give what a graph says of itself, or the fault for which it cannot be read."""
+    from models import graph
+
+    stage("check")
+    read = graph.read(Path(params["model"]))
+    if isinstance(read, Fault):
+        raise RunFailed("bad_model", f"{read.text}; {read.fix}")
+    return graph.describe(read)
+
+
+def _record(params: dict[str, Any], stage: Stage) -> dict[str, Any]:
+    """Run a bare graph on a generated input and write both as a test data set."""
+    from models import selftest
+
+    stage("infer")
+    shape = selftest.record(
+        Path(params["model"]), Path(params["folder"]), int(params["threads"]), params["kinds"]
+    )
+    return {"shape": shape}
+
+
+def _card(params: dict[str, Any], stage: Stage) -> dict[str, Any]:
+    from models import card
+
+    stage("check")
+    path = Path(params["package"]) / params["card"]
+    return {"lines": card.read(path.read_bytes(), params["card"])}
 
 
 def load_libraries() -> None:
@@ -231,5 +271,8 @@ TASKS: Final[dict[str, Callable[[dict[str, Any], Stage], dict[str, Any]]]] = {
     "run": _run,
     "selftest": _selftest,
     "admit": _admit,
+    "describe": _describe,
+    "record": _record,
+    "card": _card,
 }
 """Tasks by the name the parent asks for."""

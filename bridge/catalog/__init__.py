@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bridge.catalog.lifecycle import Lifecycle
-from bridge.catalog.registrar import Registrar
+from bridge.catalog.registrar import Registrar, dates
 from bridge.catalog.shelf import Catalog
 
-__all__ = ["Catalog", "Lifecycle", "Registrar"]
+__all__ = ["Catalog", "Lifecycle", "Registrar", "dates"]

@@ -4,26 +4,47 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterable
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 import sqlalchemy
 from cryptography.hazmat.primitives import serialization
 
 from bridge.catalog.upload import unpacked
-from bridge.errors import NotAllowed, Refused, WrongUse
+from bridge.errors import NotAllowed, NotFound, Refused, WrongUse
 from bridge.files import fsync_folder
 from bridge.record import Recorder
 from bridge.store import catalog
-from bridge.store.catalog import ModelRow
+from bridge.store.catalog import ModelRow, VendorKey
 from bridge.store.database import reading, writing
 from models import package, registry, sandbox, signature
 from models.errors import ModelError, RunFailed
 from models.package import Package
 
-__all__ = ["Registrar"]
+__all__ = ["Registrar", "dates"]
 
 LIMITS = sandbox.Limits()
+_LEAST_DIGITS = 8
+
+
+def dates(key: VendorKey) -> str:
+    """Say from when and until when a key is trusted, in UTC."""
+    since = f"from {key.since.astimezone(UTC):%Y-%m-%d %H:%M}"
+    if key.until is None:
+        return f"{since} UTC on"
+    return f"{since} until {key.until.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+
+
+def _in_date(key: VendorKey, at: datetime) -> None:
+    """Raise Refused for a key outside its dates: the signature is good, its time is not."""
+    if key.trusted(at):
+        return
+    when = "not trusted yet" if at < key.since else "no longer trusted"
+    raise Refused(
+        f"signed with {key.vendor}'s key {key.key_sha256[:16]}, which is {when}: it is trusted "
+        f"{dates(key)}; sign with a key that is in date, or change its dates by `radseal model "
+        "trust PEM --vendor NAME --from DATE --until DATE`"
+    )
 
 
 class Registrar:
@@ -34,8 +55,20 @@ class Registrar:
         self._folder = folder
         self._record = recorder
 
-    def trust(self, pem: bytes, vendor: str, at: datetime) -> str:
-        """Trust a vendor's public key; returns its SHA-256. Raises WrongUse if it is no key."""
+    def trust(
+        self,
+        pem: bytes,
+        vendor: str,
+        at: datetime,
+        *,
+        since: datetime | None = None,
+        until: datetime | None = None,
+    ) -> VendorKey:
+        """Trust a vendor's public key from `since` (default: now) until `until`, or without end.
+
+        Said again, the new dates replace the old ones; without dates a key that is trusted stays
+        as it is. Raises WrongUse if it is no key, or if it would be trusted at no time.
+        """
         try:
             key = serialization.load_pem_public_key(pem)
         except ValueError:
@@ -43,10 +76,39 @@ class Registrar:
         canonical = key.public_bytes(
             serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
         )
-        digest = signature.key_hint(canonical)
+        if until is not None and until <= (since or at):
+            raise WrongUse(
+                "--until lies before the key would be trusted; give a later date, or untrust it"
+            )
+        said = VendorKey(
+            vendor, signature.key_hint(canonical), canonical.decode(), since or at, until
+        )
         with writing(self._database) as connection:
-            catalog.add_vendor_key(connection, vendor, digest, canonical.decode(), at)
-        return digest
+            known = [k for k in catalog.vendor_keys(connection, vendor)
+                     if k.key_sha256 == said.key_sha256 and k.trusted(at)]  # fmt: skip
+            if known and since is None and until is None:
+                return known[0]
+            catalog.trust_vendor_key(connection, said)
+        return said
+
+    def untrust(self, key: str, at: datetime) -> list[VendorKey]:
+        """Trust a key no longer, by the first digits of its SHA-256; models that it signed stay.
+
+        Raises NotFound for no such key, Refused where the digits name several.
+        """
+        with writing(self._database) as connection:
+            found = [
+                k for k in catalog.vendor_keys(connection) if k.key_sha256.startswith(key.lower())
+            ]
+            if not found or len(key) < _LEAST_DIGITS:
+                raise NotFound(
+                    f"no trusted key begins with {key[:64]}; give at least {_LEAST_DIGITS} digits "
+                    "of the number that `radseal model trust` printed"
+                )
+            if len({k.key_sha256 for k in found}) > 1:
+                raise Refused(f"several keys begin with {key}; give more digits")
+            catalog.untrust_vendor_key(connection, found[0].key_sha256, at)
+        return found
 
     def push(
         self,
@@ -68,11 +130,12 @@ class Registrar:
             if vendor not in (None, found.vendor):
                 raise NotAllowed("the package names another vendor than your token does")
             with reading(self._database) as connection:
-                keys = catalog.vendor_keys(connection, found.vendor, at)
+                keys = catalog.vendor_keys(connection, found.vendor)
             progress("signature")
-            signed = signature.verify(root, Path(f"{root}.sig"), keys)
+            signed = signature.verify(root, Path(f"{root}.sig"), [k.pem.encode() for k in keys])
         except ModelError as error:
             raise Refused(str(error)) from None
+        _in_date(next(k for k in keys if k.key_sha256 == signed.key_hint), at)
         return self._register(
             found, root, at, by=by, progress=progress, key=signed.key_hint, authn=authn
         )

@@ -13,6 +13,7 @@ from typing import Final
 from bridge.errors import Refused, StorageFull, TooLarge
 from models import archive
 from models.errors import PackageError
+from models.unzip import Bounds
 
 __all__ = ["clear", "unpacked"]
 
@@ -31,7 +32,7 @@ def unpacked(chunks: Iterable[bytes], folder: Path, most: int) -> Iterator[Path]
         with tempfile.TemporaryDirectory(prefix=_PREFIX, dir=folder) as room:
             zipped = Path(room) / "package.zip"
             _write(chunks, zipped, most)
-            root = archive.unpack(zipped, Path(room), archive.Limits(most))
+            root = archive.unpack(zipped, Path(room), Bounds(size=most))
             zipped.unlink()
             yield root
     except PackageError as error:

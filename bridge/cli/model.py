@@ -1,15 +1,17 @@
-"""Commands about a site's models: trust, push, approve, activate, retire, list."""
+"""Commands about a site's models: trust, untrust, push, approve, activate, retire, list."""
 
 from __future__ import annotations
 
 import tempfile
 from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from bridge import ambient
+from bridge.catalog import dates
 from bridge.cli.opened import (
     JsonOption,
     SiteOption,
@@ -37,12 +39,44 @@ By = Annotated[str, typer.Option("--by", help="Who does this.")]
 def trust(
     pem: Annotated[Path, typer.Argument(metavar="PEM", help="The vendor's public key.")],
     vendor: Annotated[str, typer.Option(help="The vendor as its packages name it.")],
+    since: Annotated[
+        str | None, typer.Option("--from", metavar="DATE", help="First day (UTC); default: now.")
+    ] = None,
+    until: Annotated[
+        str | None, typer.Option(metavar="DATE", help="Last day (UTC); default: no end.")
+    ] = None,
     site: SiteOption = None,
 ) -> None:
-    """Trust a vendor's public key for packages of this vendor."""
+    """Trust a vendor's public key for packages of this vendor, within dates if you give them."""
+    first, last = _day(since), _day(until)
+    after = None if last is None else last + timedelta(days=1)
     with opened(site) as rooms:
-        digest = rooms.registrar.trust(read_file(pem), vendor, ambient.now())
-    typer.echo(f"{vendor}'s key {digest[:16]} is trusted")
+        key = rooms.registrar.trust(read_file(pem), vendor, ambient.now(), since=first, until=after)
+    typer.echo(f"{vendor}'s key {key.key_sha256[:16]} is trusted {dates(key)}")
+
+
+def _day(text: str | None) -> datetime | None:
+    """Read a day as its first moment, UTC; raises WrongUse."""
+    if text is None:
+        return None
+    try:
+        return datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC)
+    except ValueError:
+        raise WrongUse(f"{text[:32]} is no day; write it as 2027-01-31") from None
+
+
+@app.command()
+def untrust(
+    key: Annotated[str, typer.Argument(metavar="KEY", help="First digits of the key's number.")],
+    site: SiteOption = None,
+) -> None:
+    """Take no more packages signed with a key, from now on; models that it signed stay."""
+    with opened(site) as rooms:
+        found = rooms.registrar.untrust(key, ambient.now())
+    typer.echo(
+        f"{', '.join(k.vendor for k in found)}: key {found[0].key_sha256[:16]} is no longer "
+        "trusted; its registered models stay, `radseal model retire MODEL` takes one out"
+    )
 
 
 @app.command()

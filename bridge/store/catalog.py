@@ -15,9 +15,9 @@ from bridge.store.tables import consents, model_owners, models, vendors
 __all__ = [
     "ConsentRow",
     "ModelRow",
+    "VendorKey",
     "add_consent",
     "add_model",
-    "add_vendor_key",
     "any_withdrawn",
     "consent",
     "consents_of",
@@ -27,6 +27,8 @@ __all__ = [
     "list_models",
     "set_model",
     "take_ownership",
+    "trust_vendor_key",
+    "untrust_vendor_key",
     "vendor_keys",
     "withdraw_consent",
 ]
@@ -65,23 +67,57 @@ class ConsentRow:
     withdrawn_at: datetime | None
 
 
-def add_vendor_key(
-    connection: Connection, vendor: str, key_sha256: str, pem: str, at: datetime
-) -> bool:
-    """Trust a vendor's public key; False if it was trusted before."""
-    return insert_once(connection, vendors, {
-        "vendor": vendor, "key_sha256": key_sha256, "pem": pem, "trusted_at": at, "until": None,
+@dataclass(frozen=True, slots=True)
+class VendorKey:
+    """A vendor's public key, trusted from `since` on and before `until` (None: no end is set)."""
+
+    vendor: str
+    key_sha256: str
+    pem: str
+    since: datetime
+    until: datetime | None
+
+    def trusted(self, at: datetime) -> bool:
+        """Whether the site trusts this key at that time."""
+        return self.since <= at and (self.until is None or at < self.until)
+
+
+def trust_vendor_key(connection: Connection, key: VendorKey) -> bool:
+    """Trust a vendor's public key; False if it was known, then these dates replace its own."""
+    added = insert_once(connection, vendors, {
+        "vendor": key.vendor, "key_sha256": key.key_sha256, "pem": key.pem,
+        "trusted_at": key.since, "until": key.until,
     })  # fmt: skip
-
-
-def vendor_keys(connection: Connection, vendor: str, at: datetime) -> list[bytes]:
-    """List a vendor's public keys that are trusted at that time."""
-    rows = connection.execute(
-        select(vendors.c.pem).where(
-            vendors.c.vendor == vendor, or_(vendors.c.until.is_(None), vendors.c.until > at)
+    if not added:
+        connection.execute(
+            update(vendors)
+            .where(vendors.c.vendor == key.vendor, vendors.c.key_sha256 == key.key_sha256)
+            .values(trusted_at=key.since, until=key.until)
         )
+    return added
+
+
+def untrust_vendor_key(connection: Connection, key_sha256: str, at: datetime) -> None:
+    """Trust a key no longer from that time on, for whichever vendors it was trusted."""
+    connection.execute(
+        update(vendors)
+        .where(
+            vendors.c.key_sha256 == key_sha256,
+            or_(vendors.c.until.is_(None), vendors.c.until > at),
+        )
+        .values(until=at)
     )
-    return [row.pem.encode() for row in rows]
+
+
+def vendor_keys(connection: Connection, vendor: str | None = None) -> list[VendorKey]:
+    """List public keys, of one vendor or of all, with their dates: also those out of date."""
+    query = select(vendors).order_by(vendors.c.vendor, vendors.c.key_sha256)
+    if vendor is not None:
+        query = query.where(vendors.c.vendor == vendor)
+    return [
+        VendorKey(row.vendor, row.key_sha256, row.pem, row.trusted_at, row.until)
+        for row in connection.execute(query)
+    ]
 
 
 def take_ownership(connection: Connection, model_id: str, vendor: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -159,6 +160,59 @@ def test_trusting_again_is_harmless(desk):
     first = desk.rooms.registrar.trust(pem, "v", ambient.now())
     assert desk.rooms.registrar.trust(pem + b"\n", "v", ambient.now()) == first
     assert len(desk.rows("vendors")) == 1
+
+
+@pytest.mark.parametrize(
+    ("days", "words"),
+    [((-9, -2), "no longer trusted"), ((2, 9), "not trusted yet"), ((2, None), "not trusted yet")],
+)
+def test_a_key_outside_its_dates_is_refused_with_key_and_dates(desk, days, words):
+    root, now = desk.package(), ambient.now()
+    since, until = (None if d is None else now + timedelta(days=d) for d in days)
+    key = desk.rooms.registrar.trust(desk.vendor.public, "test", now, since=since, until=until)
+    with pytest.raises(Refused, match=words) as refused:
+        desk.push(root)
+    assert key.key_sha256[:16] in str(refused.value)
+    assert f"from {since:%Y-%m-%d}" in str(refused.value)
+    assert until is None or f"until {until:%Y-%m-%d}" in str(refused.value)
+    assert not desk.rows("models")
+    desk.rooms.registrar.trust(desk.vendor.public, "test", now, since=now - timedelta(days=9))
+    assert desk.push(root).state == "registered"
+
+
+def test_a_key_that_is_untrusted_signs_nothing_more_and_what_it_signed_stays(desk):
+    root = desk.package()
+    row = desk.push(root)
+    (key,) = desk.rows("vendors")
+    for said in ("0" * 16, key.key_sha256[:4], ""):
+        with pytest.raises(NotFound, match="digits"):
+            desk.rooms.registrar.untrust(said, ambient.now())
+    desk.rooms.registrar.untrust(key.key_sha256[:8], ambient.now())
+    with pytest.raises(Refused, match="no longer trusted"):
+        desk.push(root)
+    assert desk.rooms.catalog.package(row.digest)
+    desk.rooms.registrar.trust(desk.vendor.public, "test", ambient.now())
+    assert desk.push(root).digest == row.digest
+
+
+def test_dates_in_which_a_key_is_never_trusted_are_wrong_use(desk):
+    now = ambient.now()
+    with pytest.raises(WrongUse, match="later date"):
+        desk.rooms.registrar.trust(desk.vendor.public, "v", now, until=now)
+
+
+def test_trust_and_untrust_as_they_are_typed(desk, radseal, tmp_path):
+    root = desk.package()
+    pem = tmp_path / "vendor.pub.pem"
+    pem.write_bytes(desk.vendor.public)
+    words = ("model", "trust", pem, "--vendor", "test")
+    told = radseal(*words, "--from", "2020-01-01", "--until", "2020-12-31").out
+    assert "from 2020-01-01 00:00 until 2021-01-01 00:00 UTC" in told
+    assert "no longer trusted" in radseal("model", "push", root, code=1).err
+    assert "2027-01-31" in radseal(*words, "--from", "soon", code=2).err
+    digits = radseal(*words).out.split("key ")[1].split()[0]
+    assert "no longer trusted" in radseal("model", "untrust", digits).out
+    assert "digits" in radseal("model", "untrust", "ffffffffffff", code=1).err
 
 
 # Acts.

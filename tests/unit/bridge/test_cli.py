@@ -21,6 +21,7 @@ def test_every_command_of_the_contract_has_help(radseal):
     for words in (
         (), ("init",), ("serve",), ("worker",), ("doctor",), ("status",), ("studies",), ("why",),
         ("retry",), ("cancel",), ("complete",), ("model",), ("model", "trust"),
+        ("model", "untrust"), ("model", "new"), ("model", "import"),
         ("model", "check"), ("model", "sign"), ("model", "push"), ("model", "approve"),
         ("model", "activate"), ("model", "retire"), ("model", "list"), ("runs",), ("consent",),
         ("consent", "add"), ("consent", "list"), ("consent", "withdraw"), ("consent", "check"),

@@ -56,7 +56,7 @@ def test_a_write_is_all_or_nothing(engine):
         assert insert_once(connection, vendors, row)
         assert not insert_once(connection, vendors, row)
     with reading(engine) as connection:
-        assert catalog.vendor_keys(connection, "v", NOW) == [b"p"]
+        assert [key.pem for key in catalog.vendor_keys(connection, "v")] == ["p"]
 
 
 def test_writers_wait_for_each_other(engine):
@@ -149,9 +149,9 @@ def test_a_vendors_key_can_end(engine):
             {"vendor": "v", "key_sha256": "k", "pem": "p", "trusted_at": NOW,
              "until": NOW + timedelta(days=1)},
         )  # fmt: skip
-        assert catalog.vendor_keys(connection, "v", NOW) == [b"p"]
-        assert catalog.vendor_keys(connection, "v", NOW + timedelta(days=1)) == []
-        assert catalog.vendor_keys(connection, "w", NOW) == []
+        (key,) = catalog.vendor_keys(connection, "v")
+        assert [key.trusted(NOW + timedelta(days=d)) for d in (-1, 0, 1)] == [False, True, False]
+        assert catalog.vendor_keys(connection, "w") == []
 
 
 def test_withdrawn_documents_no_longer_speak(engine):

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from models.archive import Limits, pack, unpack
+from models.archive import pack, unpack
 from models.errors import PackageError
 from models.folder import file_digests
+from models.unzip import Bounds
 
-MB = Limits(1 << 20)
+MB = Bounds(size=1 << 20)
 GOOD = {"PKG/configs/metadata.json": b"{}", "PKG/models/model.onnx": b"graph", "PKG.sig": b"{}"}
 
 
@@ -27,11 +28,11 @@ def zipped(folder: Path, entries: dict[str, bytes] | list[tuple[zipfile.ZipInfo 
     return path
 
 
-def refused(archive: Path, into: Path, limits: Limits = MB) -> str:
+def refused(archive: Path, into: Path, bounds: Bounds = MB) -> str:
     into.mkdir(exist_ok=True)
     before = sorted(into.parent.rglob("*"))
     with pytest.raises(PackageError) as error:
-        unpack(archive, into, limits)
+        unpack(archive, into, bounds)
     outside = [path for path in into.parent.rglob("*") if into not in path.parents]
     assert sorted(outside) == [path for path in before if into not in path.parents]
     return str(error.value)
@@ -86,7 +87,7 @@ def test_a_link_or_a_device(kind: int, tmp_path: Path):
     info = zipfile.ZipInfo("PKG/link")
     info.external_attr = (kind | 0o777) << 16
     archive = zipped(tmp_path, [*GOOD.items(), (info, b"/etc/passwd")])
-    assert "link or a device" in refused(archive, tmp_path / "into")
+    assert "link or a special file" in refused(archive, tmp_path / "into")
 
 
 @pytest.mark.parametrize("names", [("PKG/a", "PKG/a"), ("PKG/a", "PKG/A"), ("PKG/a/", "PKG/a")])
@@ -122,7 +123,7 @@ def test_a_bomb_that_lies_of_its_size_writes_no_more_than_it_says(tmp_path: Path
 
 def test_too_many_entries(tmp_path: Path):
     archive = zipped(tmp_path, {**GOOD, **{f"PKG/{n}": b"" for n in range(200)}})
-    assert "203 entries" in refused(archive, tmp_path / "into", Limits(1 << 20, 100))
+    assert "203 entries" in refused(archive, tmp_path / "into", Bounds(100, 1 << 20))
 
 
 def test_a_list_of_entries_that_would_fill_memory_is_not_read(tmp_path: Path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -137,3 +137,28 @@ def test_external_weights_must_be_listed(make_package: Callable[..., Path], thre
 def test_the_schema_is_valid_and_closed(root: Path) -> None:
     schema = json.loads((root / "models/package.schema.json").read_text())
     assert schema["properties"]["deployment"]["additionalProperties"] is False
+
+
+def _properties(node: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every property that an editor can be asked about."""
+    if isinstance(node, dict):
+        for name, rule in node.get("properties", {}).items():
+            yield f"{path}.{name}", rule
+        for key, value in node.items():
+            yield from _properties(value, f"{path}.{key}")
+    elif isinstance(node, list):
+        for place, value in enumerate(node):
+            yield from _properties(value, f"{path}[{place}]")
+
+
+def test_every_property_has_a_description_for_editors(root: Path) -> None:
+    schema = json.loads((root / "models/package.schema.json").read_text())
+    found = dict(_properties(schema, ""))
+    assert len(found) > 150
+    assert [
+        p for p, rule in found.items() if not str(rule.get("description", "")).endswith(".")
+    ] == []
+
+
+def test_a_manifest_may_name_its_schema(make_package: Callable[..., Path]) -> None:
+    assert load(make_package(change={"$schema": "package.schema.json"}))
