@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sqlalchemy
 
+from bridge import deliver
 from bridge.close import finish
 from bridge.errors import NotFound, Refused
 from bridge.rooms import Rooms
@@ -66,7 +67,7 @@ def retry(rooms: Rooms, uid: str) -> str:
             again += 1
             rooms.work.enqueue_in(
                 connection, "deliver", "deliver", f"deliver/{run}/{destination}/{stamp}",
-                run, destination, partition=destination,
+                run, destination, partition=destination, priority=deliver.priority(connection, run),
             )  # fmt: skip
         for route in work.routes_of(connection, study.id, study.generation):
             attempt = len(work.runs_of(connection, route.id)) + 1

@@ -189,11 +189,11 @@ def _build(job: _Job, kind: ArtifactKind, naming: Naming, seg_made: Dataset | No
                 findings, job.sources, model, gateway, naming, seg_made, _is_partial(job)
             )
         case _:
-            preview = folder / "preview.npz"
-            made = summary.compose(
-                findings, _array(preview, "image"), _array(preview, "labels"), job.sources,
-                model, gateway, naming,
-            )  # fmt: skip
+            with np.load(folder / "preview.npz", allow_pickle=False) as shown:
+                made = summary.compose(
+                    findings, shown["image"], shown["labels"], job.sources, model, gateway,
+                    naming, heat=shown.get("heat"), boxes=shown.get("boxes"),
+                )  # fmt: skip
     faults = check.faults(made, [*job.sources, *([seg_made] if seg_made is not None else [])])
     if faults:
         raise ReportError(f"the {kind} does not pass our own check: {faults[0]}")

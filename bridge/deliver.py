@@ -13,6 +13,7 @@ from sqlalchemy import Connection
 
 from bridge import metrics
 from bridge.compose import compose_fallback
+from bridge.engine import ROUTINE, URGENT
 from bridge.infer import chain_of
 from bridge.peers import dicom
 from bridge.permit import Answer, ask, stand_on
@@ -26,7 +27,7 @@ from bridge.store.work import ArtifactRow, RouteRow
 from bridge.study import DeliveryState, RouteState
 from bridge.superseded import say_superseded
 
-__all__ = ["DONE", "backoff", "give_up", "open_deliveries", "send"]
+__all__ = ["DONE", "backoff", "give_up", "open_deliveries", "priority", "send"]
 
 DONE = -1.0
 SOON = 0.05
@@ -67,6 +68,12 @@ def open_deliveries(rooms: Rooms, run_id: str) -> list[str]:
             if mine:
                 wanted.append(destination.name)
     return wanted
+
+
+def priority(connection: Connection, run_id: str) -> int:
+    """Give a run's deliveries their place in the queue: what the model calls STAT goes first."""
+    found = work.run_of(connection, run_id).findings or {}
+    return URGENT if found.get("priority") == "STAT" else ROUTINE
 
 
 def _wants(destination: Destination, artifact: ArtifactRow) -> bool:

@@ -14,7 +14,10 @@ from datetime import UTC, datetime
 from sqlalchemy import Connection
 
 from bridge import assemble, route
+from bridge.engine import ROUTINE, URGENT
+from bridge.errors import BadInstance
 from bridge.files import received_ns_of
+from bridge.header import dataset_of
 from bridge.peers import dicom
 from bridge.record import input_root
 from bridge.rooms import Rooms
@@ -215,6 +218,7 @@ def _open(
     identity = route_id(study.id, current.generation, ready.package.model_digest)
     _received(rooms, study, current, held)
     package, at = ready.package, rooms.now()
+    priority = URGENT if _urgent(rooms, study, ready) else ROUTINE
     with writing(rooms.database) as connection:
         if _more_came(connection, current, held):
             return False
@@ -242,8 +246,19 @@ def _open(
         arrivals.set_state(connection, study.id, StudyState.WORKING, "at work", at)
         rooms.work.enqueue_in(
             connection, "route", "route", f"route/{identity}/1", identity, 1,
+            priority=priority,
         )  # fmt: skip
     return True
+
+
+def _urgent(rooms: Rooms, study: StudyRow, ready: route.Ready) -> bool:
+    """Whether the first image of a route says that its study is urgent."""
+    first = next(arrival for files in ready.arrivals.values() for arrival in files)
+    try:
+        header = dataset_of(rooms.files.instance(study.study_instance_uid, first), route.URGENCY)
+    except BadInstance:
+        return False  # the run will say what is wrong with the file
+    return route.is_urgent(header)
 
 
 def _seal(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -268,6 +269,7 @@ def _say_ended(rooms: Rooms, chain: Chain, route: RouteRow, identity: str, start
             "milliseconds": round(row.seconds * 1000), "peak_mb": round(row.peak_mb),
             "runtime": _facts(row.runtime),
             "output": rooms.record.text(rooms.record.keyed(chain, "output", digest)),
+            "parameters": _parameters_digest(row.findings),
         }  # fmt: skip
         words = f"completed in {row.seconds:.1f} s: {Findings.from_json(row.findings).statement}"
     leaf = rooms.record.say(
@@ -304,6 +306,15 @@ def _facts(runtime: Mapping[str, Any]) -> dict[str, Any]:
         return value if isinstance(value, int | bool) or value is None else str(value)[:200] or "-"
 
     return {str(key): fact(value) for key, value in runtime.items()}
+
+
+def _parameters_digest(findings: Mapping[str, Any]) -> str:
+    """SHA-256 of the algorithm parameters as a JSON array: operating points and thresholds.
+
+    They come from the manifest and name nobody; whoever has the SR can repeat it.
+    """
+    said = json.dumps(list(findings["parameters"]), separators=(",", ":"))
+    return hashlib.sha256(said.encode()).hexdigest()
 
 
 def _output_digest(findings: Mapping[str, Any], mask: Path | None) -> str:

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from bridge import close, compose, deliver, follow, infer
-from bridge.engine import Engine, StepFailed
+from bridge.engine import ROUTINE, Engine, StepFailed
 from bridge.errors import StorageFull
 from bridge.rooms import Rooms
 from bridge.store import arrivals, work
@@ -67,6 +67,7 @@ def _route(engine: Engine, rooms: Rooms, step: Step) -> None:
     run = step("infer")(_present(rooms, infer.run, _place))
     report = step("report")(_present(rooms, compose.compose, _place))
     record = step("record")(_present(rooms, deliver.open_deliveries, _place))
+    priority = step("priority")(lambda r: _priority(rooms, r))
     lost = step("lost")(_present(rooms, _lost, _place))
     finish = step("finish")(_present(rooms, close.finish))
 
@@ -76,10 +77,12 @@ def _route(engine: Engine, rooms: Rooms, step: Step) -> None:
         try:
             if seal(route_id) == infer.SEALED and consent(route_id):
                 run_id = run(route_id, attempt)
-                for destination in record(report(run_id)) if run_id else ():
+                wanted = record(report(run_id)) if run_id else ()
+                urgency = priority(run_id) if wanted else ROUTINE
+                for destination in wanted:
                     engine.enqueue(
                         "deliver", "deliver", f"deliver/{run_id}/{destination}",
-                        run_id, destination, partition=destination,
+                        run_id, destination, partition=destination, priority=urgency,
                     )  # fmt: skip
         except StepFailed as error:
             # The worker's own trouble (an object that fails our check, a fault of ours), not the
@@ -135,6 +138,12 @@ def _place(rooms: Rooms, identity: str) -> tuple[str, int]:
     """Give the study and generation of a route or a run."""
     with reading(rooms.database) as connection:
         return work.place(connection, identity)
+
+
+def _priority(rooms: Rooms, run_id: str) -> int:
+    """Give the place of a run's deliveries in their queue."""
+    with reading(rooms.database) as connection:
+        return deliver.priority(connection, run_id)
 
 
 def _stuck(rooms: Rooms, study_id: str, generation: int, why: str) -> None:

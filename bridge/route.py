@@ -12,13 +12,38 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from pydicom.dataset import Dataset
+
 from bridge.assemble import Verdict
 from bridge.study import Evidence
 from models.errors import PackageError
 from models.package import Package
 from models.select import Choice, SeriesFacts, StudyFacts, Unwanted, choose
 
-__all__ = ["Held", "Ready", "Refused", "modalities", "plan", "series_facts", "study_facts"]
+__all__ = [
+    "URGENCY",
+    "Held",
+    "Ready",
+    "Refused",
+    "is_urgent",
+    "modalities",
+    "plan",
+    "series_facts",
+    "study_facts",
+]
+
+
+URGENCY = ("RequestedProcedurePriority", "StudyPriorityID", "RequestAttributesSequence")
+"""The attributes by which an image says that its study is urgent."""
+
+_URGENT = {"STAT", "HIGH"}
+
+
+def is_urgent(header: Dataset) -> bool:
+    """Whether an image's header asks for priority: STAT or HIGH, in the study or its request."""
+    requests = header.get("RequestAttributesSequence") or []
+    said = [holder.get(keyword) for holder in (header, *requests) for keyword in URGENCY[:2]]
+    return any(str(value or "").strip().upper() in _URGENT for value in said)
 
 
 class Held(Protocol):

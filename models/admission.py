@@ -13,12 +13,10 @@ from typing import Any
 import onnx
 import regex
 
-from models import card, graph, hints
+from models import card, codes, graph, hints, kinds
 from models.errors import PackageError
 from models.fault import Fault
-from models.findings import VOLUME
 from models.graph import EXPORT
-from models.outputs import VOLUME_UNITS
 from models.package import MANIFEST, MODEL, Package, unfilled
 from models.select import READ
 from models.selftest import data_sets
@@ -78,41 +76,6 @@ def _signature(package: Package, model: Any) -> Iterator[Fault]:
             MANIFEST, "deployment.input.series", "several inputs need a role of the same name each",
             "Name the roles as the graph's inputs.",
         )  # fmt: skip
-
-
-def _output(output: Mapping[str, Any], declared: Mapping[str, Any]) -> Iterator[Fault]:
-    name, kind = str(output["tensor"]), output["kind"]
-    key = f"deployment.outputs.{name}"
-    if name not in declared:
-        yield Fault(
-            MANIFEST, key, "is not declared in network_data_format.outputs", "Declare the tensor."
-        )
-        return
-    if kind in ("detection", "embedding"):
-        yield Fault(MANIFEST, f"{key}.kind", f"{kind} is not supported yet", "Use another kind.")
-    if kind in ("segmentation", "classification", "multilabel") and not output.get("labels"):
-        yield Fault(MANIFEST, f"{key}.labels", "is missing", "Name what the indices mean.")
-    indices = [label["index"] for label in output.get("labels", [])]
-    if len(set(indices)) != len(indices):
-        yield Fault(MANIFEST, f"{key}.labels", "an index stands twice", "Number labels once.")
-    if kind == "segmentation" and 0 in indices:
-        yield Fault(
-            MANIFEST, f"{key}.labels", "index 0 is the background and never a segment",
-            "Leave it out, or count from 1.", warning=True,
-        )  # fmt: skip
-    channels = declared[name].get("num_channels")
-    if output.get("decode") == "argmax" and channels and max(indices, default=0) >= channels:
-        yield Fault(MANIFEST, f"{key}.labels", "an index lies beyond the channels", "Count from 0.")
-    for rule in output.get("measurements", []):
-        unit, what = rule["unit"]["value"], (rule["what"]["value"], rule["what"]["scheme"])
-        known = what == (VOLUME.value, VOLUME.scheme) and unit in VOLUME_UNITS
-        if kind == "segmentation" and not known:
-            yield Fault(
-                MANIFEST, f"{key}.measurements", "of a mask only volumes (mm3, mL, L) are measured",
-                "Compute it in the graph, as an output of kind measurement.",
-            )  # fmt: skip
-    if kind in ("regression", "measurement") and not output.get("measurements"):
-        yield Fault(MANIFEST, f"{key}.measurements", "is missing", "Name each number and its unit.")
 
 
 def _patterns(where: str, values: Mapping[str, Any]) -> Iterator[Fault]:
@@ -206,9 +169,9 @@ def check(package: Package) -> list[Fault]:
         *hints.faults(package.manifest, graph.describe(model)["metadata"]),
         *_rules(package),
     ]
-    declared = package.manifest["network_data_format"]["outputs"]
-    for output in package.outputs:
-        faults.extend(_output(output, declared))
+    outputs = graph.tensors(model.graph.output, set())
+    faults += kinds.check(package, {name: found[1] for name, found in outputs.items() if found})
+    faults += codes.check(package.deployment, MANIFEST)
     if not any(not f.warning for f in faults):
         try:
             onnx.checker.check_model(str(package.model_path), full_check=True)

@@ -15,6 +15,7 @@ __all__ = [
     "PRESENT",
     "UNDETERMINED",
     "VOLUME",
+    "Box",
     "Code",
     "Findings",
     "Measurement",
@@ -81,6 +82,32 @@ class Qualitative:
     calibrated: bool = False
     threshold: float | None = None
     sop_instance_uid: str | None = None
+    operating_point: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """A finding with a place: a box on the source images.
+
+    Columns x0..x1 and rows y0..y1 are pixel edges (0 is the outer edge of the
+    first pixel). `first` to `last` are the images it touches and `frame` the one
+    in their middle, as places in Findings.frames. `score` is 0..1, a
+    probability only where `calibrated`.
+    """
+
+    finding: Code
+    label: str
+    score: float
+    frame: int
+    first: int
+    last: int
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+    calibrated: bool = False
+    threshold: float | None = None
+    operating_point: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +120,11 @@ class Findings:
     person reads first; it is positive also when nothing was found.
     `voxel_mm3` is the volume of a source voxel in cubic millimetres, or None
     for projections. `warnings` are said to the reader (an age that was unknown).
+    `parameters` say how the numbers were read (operating points and thresholds).
+    `priority` is the model's triage; None where it does none.
     """
 
-    kind: Literal["segmentation", "classification", "measurement"]
+    kind: Literal["segmentation", "classification", "measurement", "detection"]
     statement: str
     frames: tuple[str, ...]
     segments: tuple[Segment, ...] = ()
@@ -105,6 +134,8 @@ class Findings:
     nothing_found: bool = False
     warnings: tuple[str, ...] = ()
     parameters: tuple[str, ...] = field(default=())
+    boxes: tuple[Box, ...] = ()
+    priority: Literal["STAT", "ROUTINE"] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Render as JSON values; `from_json` gives back an equal object."""
@@ -147,4 +178,9 @@ class Findings:
             nothing_found=data["nothing_found"],
             warnings=tuple(data["warnings"]),
             parameters=tuple(data["parameters"]),
+            # Runs of earlier versions have none.
+            boxes=tuple(
+                Box(**{**b, "finding": Code(**b["finding"])}) for b in data.get("boxes", ())
+            ),
+            priority=data.get("priority"),
         )

@@ -67,18 +67,35 @@ def _batched(
             if value.ndim == 0 or value.shape[0] != len(next(iter(batch.values()))):
                 raise RunFailed("bad_output", f"{name[:64]} has not one result for each image")
             parts[name].append(value)
-    return {name: np.concatenate(values) for name, values in parts.items()}
+    return {name: _joined(name, values) for name, values in parts.items()}
+
+
+def _joined(name: str, values: list[Array]) -> Array:
+    """Put batches together; where a detector gives fewer boxes, the rest is zeros: no boxes."""
+    if len({value.shape[1:] for value in values}) > 1:
+        if len({(value.ndim, value.shape[2:]) for value in values}) > 1 or values[0].ndim < 2:
+            raise RunFailed("bad_output", f"{name[:64]} changes its shape from image to image")
+        most = max(value.shape[1] for value in values)
+        values = [
+            np.pad(v, [(0, 0), (0, most - v.shape[1]), *[(0, 0)] * (v.ndim - 2)]) for v in values
+        ]
+    return np.concatenate(values)
 
 
 def _declared(package: Package, tensors: Mapping[str, Array], feeds: Mapping[str, Array]) -> None:
     """Compare what came out with what the manifest promised; raises RunFailed("bad_output")."""
     declared = package.manifest["network_data_format"]["outputs"]
     fed = next(iter(feeds.values()))
+    filled = {str(o["tensor"]) for o in package.outputs if o["kind"] != "detection"}
+    for name in package.tensors:
+        value, dtype = tensors[name], declared[name]["dtype"]
+        if value.size == 0 and name in filled:  # no boxes are an answer, no mask is none
+            raise RunFailed("bad_output", f"output {name[:64]} is empty")
+        if value.dtype != np.dtype(dtype):
+            raise RunFailed("bad_output", f"{name} is {value.dtype}, promised {dtype}")
     for output in package.outputs:
         name = output["tensor"]
         promise, value = declared[name], tensors[name]
-        if value.dtype != np.dtype(promise["dtype"]):
-            raise RunFailed("bad_output", f"{name} is {value.dtype}, promised {promise['dtype']}")
         if output["kind"] == "segmentation":
             channels = promise.get("num_channels", 1)
             wanted = (fed.shape[0], channels, *fed.shape[2:])
@@ -106,7 +123,7 @@ def infer(
         threads=min(int(execution.get("intra_threads", threads)), threads),
         volume=layout != "NCHW",
     )
-    wanted = [output["tensor"] for output in package.outputs]
+    wanted = package.tensors
     if layout == "NCHW":
         tensors = _batched(session, feeds, wanted, int(execution.get("max_batch", 1)))
     else:

@@ -1,4 +1,4 @@
-"""From a model's tensors to findings: labels, voxels counted on the source images, numbers, yes/no.
+"""From a model's tensors to findings: voxels counted on the source images, boxes, numbers, yes/no.
 
 A mask goes back to the source geometry through the affine, nearest neighbour,
 and is counted there: the numbers of the report are the voxels of the SEG.
@@ -8,27 +8,31 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 
+from models.boxes import detect
 from models.errors import RunFailed
 from models.findings import (
     ABSENT,
     PRESENT,
     VOLUME,
+    Box,
     Code,
     Findings,
     Measurement,
     Qualitative,
     Segment,
 )
+from models.masks import heat, label_map, layers
 from models.package import Package, read_code
-from models.preprocess import Image
+from models.regrid import Image
+from models.scores import limits, point, shares, urgent
 from models.volume import Volume
 
 __all__ = ["VOLUME_UNITS", "Result", "interpret", "own_code"]
@@ -44,10 +48,16 @@ _COLORS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """Findings and, for segmentations, the mask [frame, row, column] of label indices."""
+    """Findings; the mask of a segmentation; a heat map for people to look at.
+
+    `mask` is [frame, row, column] of label indices or, where labels overlap,
+    [frame, row, column, Segment.number - 1] of 0 and 1. `heat` is [frame, row,
+    column] of 0..1.
+    """
 
     findings: Findings
     mask: npt.NDArray[np.uint8] | npt.NDArray[np.uint16] | None
+    heat: npt.NDArray[np.float32] | None = None
 
 
 def own_code(label: str) -> Code:
@@ -58,70 +68,13 @@ def own_code(label: str) -> Code:
     return Code(slug, "99RADSEAL", label[:64])
 
 
-def _to_xyz(labels: Array, layout: str) -> Array:
-    """Spatial axes of a tensor without batch and channel (NCHW: [Z, Y, X]) as [X, Y, Z]."""
-    return labels if layout == "NCXYZ" else np.transpose(labels, (2, 1, 0))
-
-
-def _sigmoid(x: Array) -> Array:
-    with np.errstate(over="ignore"):
-        return np.asarray(1 / (1 + np.exp(-x.astype(np.float64))))
-
-
-def _softmax(x: Array, axis: int) -> Array:
-    e = np.exp(x.astype(np.float64) - x.max(axis=axis, keepdims=True))
-    return np.asarray(e / e.sum(axis=axis, keepdims=True))
-
-
-def _label_map(tensor: Array, output: Mapping[str, Any]) -> Array:
-    """Decode to label indices with the channel axis gone: [N, spatial...]."""
-    decode = output.get("decode", "none")
-    labels = [int(label["index"]) for label in output.get("labels", [])]
-    if decode == "argmax":
-        if max(labels, default=0) >= tensor.shape[1]:
-            raise RunFailed("bad_output", "a label's index lies beyond the model's channels")
-        return np.asarray(tensor.argmax(axis=1), dtype=np.uint16)
-    if decode == "threshold":
-        scores = _sigmoid(tensor) if output.get("activation") == "sigmoid" else tensor
-        limit = float(output.get("threshold", 0.5))
-        if tensor.shape[1] == 1:
-            return (scores[:, 0] >= limit).astype(np.uint16) * np.uint16(labels[0])
-        best = scores.argmax(axis=1)
-        high = np.take_along_axis(scores, best[:, None], axis=1)[:, 0] >= limit
-        return np.where(high, best, 0).astype(np.uint16)
-    if tensor.shape[1] != 1:
-        raise RunFailed("bad_output", "a label map has one channel")
-    found = tensor[:, 0]
-    if found.dtype.kind == "f" and not np.array_equal(found, np.rint(found)):
-        raise RunFailed("bad_output", "a label map holds fractions")
-    if float(found.min()) < 0 or float(found.max()) > 65535:
-        raise RunFailed("bad_output", "a label map holds values outside 0..65535")
-    return found.astype(np.uint16)
-
-
-def _back(labels: Array, image: Image, source: Image) -> Array:
-    """Carry labels [X, Y, Z] of the model's grid onto the source grid, as [frame, row, column]."""
-    if labels.shape != image.array.shape[1:]:
-        raise RunFailed("bad_output", "the mask has another shape than the model's input")
-    matrix = np.linalg.inv(image.affine) @ source.affine
-    shape = source.array.shape[1:]
-    if labels.shape == shape and np.allclose(matrix, np.eye(4), atol=1e-9):
-        return np.ascontiguousarray(np.transpose(labels, (2, 1, 0)))
-    out = np.zeros(shape, dtype=np.uint16)
-    ndimage.affine_transform(
-        labels, matrix[:3, :3], matrix[:3, 3], output_shape=shape, output=out,
-        order=0, mode="constant", cval=0, prefilter=False,
-    )  # fmt: skip
-    return np.ascontiguousarray(np.transpose(out, (2, 1, 0)))
-
-
-def _segments(mask: Array, output: Mapping[str, Any]) -> list[Segment]:
-    counts = np.bincount(mask.ravel(), minlength=1)
+def _segments(counts: Mapping[int, int], output: Mapping[str, Any]) -> list[Segment]:
+    """Count off the labels that have voxels, by `counts` of each index."""
     segments: list[Segment] = []
     for place, label in enumerate(output.get("labels", [])):
         index = int(label["index"])
-        voxels = int(counts[index]) if index < len(counts) else 0
-        if index == 0 or voxels == 0:
+        voxels = counts.get(index, 0)
+        if voxels == 0:
             continue
         color = label.get("color") or _COLORS[place % len(_COLORS)]
         kind = read_code(label.get("type")) or read_code(label.get("finding"))
@@ -194,27 +147,12 @@ def _numbers(
     return found
 
 
-def _threshold(output: Mapping[str, Any]) -> float:
-    points = output.get("operating_points", [])
-    for point in points:
-        if point.get("default"):
-            return float(point["threshold"])
-    return float(points[0]["threshold"]) if points else float(output.get("threshold", 0.5))
-
-
 def _statements(
     tensor: Array, output: Mapping[str, Any], frames: Sequence[str]
 ) -> list[Qualitative]:
     """One yes or no per label that has a finding; of many images the one that shows it most."""
-    scores = tensor.reshape(tensor.shape[0], -1)
-    activation = output.get("activation", "none")
-    if activation == "sigmoid":
-        scores = _sigmoid(scores)
-    elif activation == "softmax":
-        scores = _softmax(scores, 1)
-    if float(scores.min()) < 0 or float(scores.max()) > 1:
-        raise RunFailed("bad_output", f"{output['tensor']} holds a probability outside 0..1")
-    limit = _threshold(output)
+    scores = shares(tensor.reshape(tensor.shape[0], -1), output, 1)
+    used, floor = point(output), limits(output)
     found: list[Qualitative] = []
     for label in output.get("labels", []):
         index = int(label["index"])
@@ -225,18 +163,54 @@ def _statements(
             continue  # the class "none of these"
         best = int(scores[:, index].argmax())
         value = float(scores[best, index])
-        present = value >= limit
+        present = value >= floor[index]
         found.append(
             Qualitative(
                 finding=code or own_code(str(label["label"])),
                 value=PRESENT if present else ABSENT,
                 probability=value,
                 calibrated=bool(output.get("calibrated", False)),
-                threshold=limit,
+                threshold=floor[index],
                 sop_instance_uid=frames[best] if len(frames) == scores.shape[0] else None,
+                operating_point=used.name,
             )
         )
     return found
+
+
+def _detected(
+    tensors: Mapping[str, Array], output: Mapping[str, Any], image: Image, source: Image
+) -> tuple[list[Box], list[Qualitative], list[str]]:
+    """Boxes, an "absent" for each label without one, and what the reader must know."""
+    found = detect(tensors, output, image, source)
+    used, floor = point(output), limits(output)
+    calibrated = bool(output.get("calibrated", False))
+    labels = {int(label["index"]): label for label in output["labels"]}
+    codes = {
+        index: read_code(label.get("finding")) or own_code(str(label["label"]))
+        for index, label in labels.items()
+    }
+    boxes = [
+        Box(
+            codes[one.label], str(labels[one.label]["label"]), one.score, one.frame, one.first,
+            one.last, one.low[0], one.low[1], one.high[0], one.high[1], calibrated,
+            floor[one.label], used.name,
+        )
+        for one in found.boxes
+    ]  # fmt: skip
+    seen = {one.label for one in found.boxes}
+    # A label whose boxes all lay outside the source is not absent: nothing is said of it.
+    missing = [
+        Qualitative(
+            codes[index], ABSENT, found.best.get(index), calibrated, floor[index],
+            operating_point=used.name,
+        )
+        for index in labels
+        if index not in seen and found.best.get(index, 0.0) < floor[index]
+    ]  # fmt: skip
+    words = f"More was found: only the {len(boxes)} boxes of the highest scores are reported."
+    more = [words] if found.more else []
+    return boxes, missing, more
 
 
 def _amount(measurement: Measurement) -> str:
@@ -252,15 +226,20 @@ def _sentence(
     segments: Sequence[Segment],
     measurements: Sequence[Measurement],
     qualitative: Sequence[Qualitative],
+    boxes: Sequence[Box],
     name: str,
 ) -> tuple[str, bool]:
     """Say the line a person reads first, and whether nothing was found."""
+    names = [q.finding.meaning for q in qualitative if q.value == PRESENT]
+    names += [
+        f"{count} x {meaning}" if count > 1 else meaning
+        for meaning, count in Counter(b.finding.meaning for b in boxes).items()
+    ]
+    if names:
+        return f"{name}: {', '.join(names)}.", False
     if qualitative:
-        present = [q.finding.meaning for q in qualitative if q.value == PRESENT]
-        if not present:
-            asked = ", ".join(q.finding.meaning for q in qualitative)
-            return f"{name}: none of the findings asked for ({asked}).", True
-        return f"{name}: {', '.join(present)}.", False
+        asked = ", ".join(q.finding.meaning for q in qualitative)
+        return f"{name}: none of the findings asked for ({asked}).", True
     labels = {s.number: s.label for s in segments}
     said = [
         f"{labels[m.segment]} {_amount(m)}"
@@ -277,11 +256,100 @@ def _sentence(
 
 
 def _kind(
-    mask: Array | None, qualitative: Sequence[Qualitative]
-) -> Literal["segmentation", "classification", "measurement"]:
+    mask: Array | None, output_kinds: set[str]
+) -> Literal["segmentation", "classification", "measurement", "detection"]:
     if mask is not None:
         return "segmentation"
-    return "classification" if qualitative else "measurement"
+    if "detection" in output_kinds:
+        return "detection"
+    return "classification" if output_kinds & {"classification", "multilabel"} else "measurement"
+
+
+def _known_only(mask: Array, segments: Sequence[Segment]) -> Array:
+    """Clear what has no label, in the smaller type that holds the rest."""
+    known = np.array([0, *(s.index for s in segments)], dtype=mask.dtype)
+    if len(known) < 65536 and not np.isin(np.unique(mask), known).all():
+        mask = np.where(np.isin(mask, known), mask, 0)
+    return mask.astype(np.uint8) if int(mask.max(initial=0)) < 256 else mask
+
+
+def _segmented(
+    tensor: Array, output: Mapping[str, Any], layout: str, image: Image, source: Image
+) -> tuple[Array, list[Segment]]:
+    """Give the mask on the source and its segments: one label a voxel, or a layer a segment."""
+    if output.get("overlapping"):
+        found = layers(tensor, output, layout, image, source)
+        segments = _segments({i: int(layer.sum()) for i, layer in found.items()}, output)
+        shown = [found[s.index] for s in segments] or [np.zeros_like(next(iter(found.values())))]
+        return np.stack(shown, axis=3), segments
+    mask = label_map(tensor, output, layout, image, source)
+    counts = dict(enumerate(np.bincount(mask.ravel()).tolist()))
+    segments = _segments({**counts, 0: 0}, output)
+    return _known_only(mask, segments), segments
+
+
+class _Gathered:
+    """What the outputs of one run have said so far."""
+
+    def __init__(self) -> None:
+        self.mask: Array | None = None
+        self.heat: Array | None = None
+        self.segments: list[Segment] = []
+        self.measurements: list[Measurement] = []
+        self.qualitative: list[Qualitative] = []
+        self.boxes: list[Box] = []
+        self.parameters: list[str] = []
+        self.warnings: list[str] = []
+        self.urgent: list[bool] = []
+
+
+def _triage(
+    said: _Gathered, output: Mapping[str, Any], scores: Sequence[tuple[Code, float]]
+) -> None:
+    """Add whether this output is urgent; of several scores of a finding the last counts."""
+    by_code = dict(scores)
+    by_label = {
+        str(label["label"]): by_code[code]
+        for label in output["labels"]
+        if (code := read_code(label.get("finding")) or own_code(str(label["label"]))) in by_code
+    }
+    found = urgent(output, by_label)
+    if found is not None:
+        said.urgent.append(found)
+
+
+def _take(
+    said: _Gathered,
+    output: Mapping[str, Any],
+    tensors: Mapping[str, Array],
+    image: Image,
+    source: Image,
+    volume: Volume,
+    layout: str,
+) -> None:
+    """Add what one output says."""
+    tensor, kind = tensors[output["tensor"]], output["kind"]
+    if kind == "segmentation":
+        said.mask, said.segments = _segmented(tensor, output, layout, image, source)
+        for rule in output.get("measurements", []):
+            said.measurements.extend(_volumes(said.segments, rule, volume.voxel_mm3))
+    elif kind in ("regression", "measurement"):
+        said.measurements.extend(_numbers(tensor, output, said.segments))
+    elif kind in ("classification", "multilabel"):
+        statements = _statements(tensor, output, volume.frames)
+        said.qualitative.extend(statements)
+        _triage(said, output, [(q.finding, q.probability or 0.0) for q in statements])
+    elif kind == "detection":
+        boxes, missing, more = _detected(tensors, output, image, source)
+        said.boxes.extend(boxes)
+        said.qualitative.extend(missing)
+        said.warnings.extend(more)
+        _triage(said, output, [(b.finding, b.score) for b in reversed(boxes)])
+    elif kind == "map":
+        said.heat = heat(tensor, output, layout, image, source)
+    thresholded = kind in ("classification", "multilabel", "detection")
+    if thresholded or output.get("decode") == "threshold":
+        said.parameters.append(point(output).parameter(str(output["tensor"])))
 
 
 def interpret(
@@ -298,43 +366,29 @@ def interpret(
     Raises RunFailed("bad_output", "bad_geometry", "bad_model").
     """
     layout = str(package.deployment["layout"])
-    voxel_mm3 = volume.voxel_mm3
-    mask: Array | None = None
-    segments: list[Segment] = []
-    measurements: list[Measurement] = []
-    qualitative: list[Qualitative] = []
+    said = _Gathered()
     outputs = sorted(package.outputs, key=lambda o: o["kind"] != "segmentation")
     for output in outputs:
-        tensor, kind = tensors[output["tensor"]], output["kind"]
-        if kind == "segmentation":
-            labels = _label_map(tensor, output)
-            spatial = labels if layout == "NCHW" else labels[0]
-            mask = _back(_to_xyz(spatial, layout), image, source)
-            segments = _segments(mask, output)
-            for rule in output.get("measurements", []):
-                measurements.extend(_volumes(segments, rule, voxel_mm3))
-        elif kind in ("regression", "measurement"):
-            measurements.extend(_numbers(tensor, output, segments))
-        elif kind in ("classification", "multilabel"):
-            qualitative.extend(_statements(tensor, output, volume.frames))
-    statement, nothing = _sentence(segments, measurements, qualitative, package.name)
-    if mask is not None:
-        known = np.array([0, *(s.index for s in segments)], dtype=mask.dtype)
-        if len(known) < 65536 and not np.isin(np.unique(mask), known).all():
-            mask = np.where(np.isin(mask, known), mask, 0)
-        if int(mask.max(initial=0)) < 256:
-            mask = mask.astype(np.uint8)
+        _take(said, output, tensors, image, source, volume, layout)
+    statement, nothing = _sentence(
+        said.segments, said.measurements, said.qualitative, said.boxes, package.name
+    )
+    voxel_mm3 = volume.voxel_mm3
     return Result(
         Findings(
-            kind=_kind(mask, qualitative),
+            kind=_kind(said.mask, {o["kind"] for o in outputs}),
             statement=statement,
             frames=volume.frames,
-            segments=tuple(segments),
-            measurements=tuple(measurements),
-            qualitative=tuple(qualitative),
+            segments=tuple(said.segments),
+            measurements=tuple(said.measurements),
+            qualitative=tuple(said.qualitative),
             voxel_mm3=voxel_mm3 if voxel_mm3 is None or math.isfinite(voxel_mm3) else None,
             nothing_found=nothing,
-            warnings=tuple(warnings),
+            warnings=(*warnings, *said.warnings),
+            parameters=tuple(said.parameters),
+            boxes=tuple(said.boxes),
+            priority=None if not said.urgent else "STAT" if any(said.urgent) else "ROUTINE",
         ),
-        mask,
+        said.mask,
+        said.heat,
     )

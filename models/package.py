@@ -103,6 +103,15 @@ class Package:
         return list(self.deployment["outputs"])
 
     @property
+    def tensors(self) -> list[str]:
+        """Every tensor of the graph that the outputs read, each once."""
+        named = [str(output["tensor"]) for output in self.outputs]
+        for output in self.outputs:
+            rules = output.get("boxes", {})
+            named += [str(rules[key]) for key in ("scores", "classes") if key in rules]
+        return list(dict.fromkeys(named))
+
+    @property
     def preprocess(self) -> list[dict[str, Any]]:
         """The ordered steps from pixels to tensor."""
         return list(self.deployment["preprocess"])

@@ -1,4 +1,4 @@
-"""The one picture that shows a result: the slice with most of it, in a window one can read."""
+"""The pictures that show a result: the slice with most of it, in a window one can read."""
 
 from __future__ import annotations
 
@@ -12,17 +12,22 @@ from models.outputs import Result
 from models.package import Package
 from models.volume import Volume
 
-__all__ = ["picture"]
+__all__ = ["pictures"]
 
 Bytes = npt.NDArray[np.uint8]
 
 
 def _chosen(volume: Volume, result: Result) -> int:
     if result.mask is not None and result.mask.any():
-        return int((result.mask != 0).sum(axis=(1, 2)).argmax())
+        others = tuple(range(1, result.mask.ndim))
+        return int((result.mask != 0).sum(axis=others).argmax())
+    if result.findings.boxes:
+        return result.findings.boxes[0].frame
     for statement in result.findings.qualitative:
         if statement.value == PRESENT and statement.sop_instance_uid in volume.frames:
             return volume.frames.index(statement.sop_instance_uid)
+    if result.heat is not None and result.heat.any():
+        return int(result.heat.max(axis=(1, 2)).argmax())
     return len(volume.frames) // 2
 
 
@@ -56,15 +61,41 @@ def _square(array: Bytes, volume: Volume) -> Bytes:
     return np.asarray(array[kept])
 
 
-def picture(package: Package, volume: Volume, result: Result) -> tuple[Bytes, Bytes]:
-    """Return (grey image, segment numbers), both uint8 [row, column] with square pixels.
+def _labels(shape: tuple[int, ...], result: Result, index: int) -> Bytes:
+    labels = np.zeros(shape, dtype=np.uint8)
+    if result.mask is None:
+        return labels
+    for segment in result.findings.segments:
+        if result.mask.ndim == 4:
+            inside = result.mask[index, :, :, segment.number - 1] != 0
+        else:
+            inside = result.mask[index] == segment.index
+        labels[inside] = min(segment.number, 255)
+    return labels
 
-    Segment numbers above 255 are shown as 255.
+
+def pictures(package: Package, volume: Volume, result: Result) -> dict[str, npt.NDArray[Any]]:
+    """Return what a summary draws, by name; pictures are uint8 [row, column], pixels square.
+
+    `image` is the slice and `labels` its Segment.number (above 255: 255; of overlapping
+    ones the last). Where there is one, `heat` is 0..255; where boxes lie on the slice,
+    `boxes` has a row each: place in Findings.boxes, x0, y0, x1, y1 in pixels of `image`.
     """
     index = _chosen(volume, result)
     grey = _grey(package, volume, index)
-    labels = np.zeros(grey.shape, dtype=np.uint8)
-    if result.mask is not None:
-        for segment in result.findings.segments:
-            labels[result.mask[index] == segment.index] = min(segment.number, 255)
-    return _square(grey, volume), _square(labels, volume)
+    made: dict[str, npt.NDArray[Any]] = {
+        "image": _square(grey, volume),
+        "labels": _square(_labels(grey.shape, result, index), volume),
+    }
+    if result.heat is not None:
+        heat = np.rint(result.heat[index] * 255).astype(np.uint8)
+        made["heat"] = _square(heat, volume)
+    tall = made["image"].shape[0] / grey.shape[0]
+    rows = [
+        (k, box.x0, box.y0 * tall, box.x1, box.y1 * tall)
+        for k, box in enumerate(result.findings.boxes)
+        if box.first <= index <= box.last
+    ]
+    if rows:
+        made["boxes"] = np.array(rows, np.float32)
+    return made

@@ -193,8 +193,7 @@ def _run(params: dict[str, Any], stage: Stage) -> dict[str, Any]:
     if result.mask is not None:
         mask = work / "mask.npz"
         _save(mask, compress=True, mask=result.mask)
-    picture, labels = preview.picture(package, first, result)
-    _save(work / "preview.npz", compress=False, image=picture, labels=labels)
+    _save(work / "preview.npz", compress=False, **preview.pictures(package, first, result))
     return {
         "findings": result.findings.to_json(),
         "mask": str(mask) if mask else None,

@@ -7,11 +7,13 @@ stands in our own tables, and both change in one transaction (`enqueue_in`, `wak
 
 from __future__ import annotations
 
-from bridge.engine.client import Dead, EngineClient
+from bridge.engine.client import ROUTINE, URGENT, Dead, EngineClient
 from bridge.engine.core import Engine
 from bridge.engine.errors import EngineError, EngineStopping, StartRefused, StepFailed
 
 __all__ = [
+    "ROUTINE",
+    "URGENT",
     "Dead",
     "Engine",
     "EngineClient",

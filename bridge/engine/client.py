@@ -21,12 +21,14 @@ from bridge.engine.database import connect, migrate
 from bridge.engine.errors import EngineError
 from bridge.errors import NotFound
 
-__all__ = ["ROUTINE", "TOPIC", "Dead", "EngineClient", "options", "taken"]
+__all__ = ["ROUTINE", "TOPIC", "URGENT", "Dead", "EngineClient", "options", "taken"]
 
 TOPIC = "wake"
 """The one topic on which workflows are woken."""
 
-ROUTINE = 100
+ROUTINE, URGENT = 100, 10
+"""Priorities of what waits in a queue: the smaller number goes first."""
+
 _DEAD = ["ERROR", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"]
 _OVER = ["SUCCESS", "CANCELLED"]
 _UNFINISHED = ["ENQUEUED", "DELAYED", "PENDING"]

@@ -14,16 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-__all__ = ["SIZE", "Page", "Row", "draw", "plain_number"]
+__all__ = ["SIZE", "Colour", "Edges", "Page", "Row", "draw", "plain_number"]
 
 SIZE = 512
-_Colour = tuple[int, int, int]
-_BACK: _Colour = (13, 17, 23)
-_PANEL: _Colour = (22, 28, 37)
-_INK: _Colour = (236, 240, 245)
-_SOFT: _Colour = (150, 160, 174)
-_AMBER: _Colour = (255, 191, 71)
-_RED: _Colour = (255, 122, 107)
+Colour = tuple[int, int, int]
+Edges = tuple[float, float, float, float]
+_BACK: Colour = (13, 17, 23)
+_PANEL: Colour = (22, 28, 37)
+_INK: Colour = (236, 240, 245)
+_SOFT: Colour = (150, 160, 174)
+_AMBER: Colour = (255, 191, 71)
+_RED: Colour = (255, 122, 107)
 _MARGIN = 16
 _PICTURE = (_MARGIN, 72, 304, 372)
 _COLUMN = (318, SIZE - _MARGIN)
@@ -41,7 +42,7 @@ class Row:
     what: str
     value: str
     unit: str = ""
-    color: _Colour | None = None
+    color: Colour | None = None
     under: str = ""
 
 
@@ -50,7 +51,8 @@ class Page:
     """The words and pictures of one page.
 
     `image` is uint8 [row, column], `outlines` are masks of its shape with their
-    colours, `aspect` is row spacing divided by column spacing. `warning` is
+    colours, `heat` is uint8 of its shape, `boxes` are x0, y0, x1, y1 in pixel edges
+    with their colours; `aspect` is row spacing divided by column spacing. `warning` is
     drawn in red, `failed` makes the page say so at the top.
     """
 
@@ -61,10 +63,12 @@ class Page:
     footer: tuple[str, ...]
     label: str
     image: NDArray[np.uint8] | None = None
-    outlines: tuple[tuple[NDArray[np.bool_], _Colour], ...] = ()
+    outlines: tuple[tuple[NDArray[np.bool_], Colour], ...] = ()
     aspect: float = 1.0
     warning: str = ""
     failed: bool = False
+    heat: NDArray[np.uint8] | None = None
+    boxes: tuple[tuple[Edges, Colour], ...] = ()
 
 
 def _ascii(text: str) -> str:
@@ -102,7 +106,7 @@ class _Canvas:
         at: tuple[float, float],
         text: str,
         size: int,
-        color: _Colour = _INK,
+        color: Colour = _INK,
         *,
         room: float = SIZE,
         bold: bool = False,
@@ -134,7 +138,7 @@ class _Canvas:
         at: tuple[float, float],
         text: str,
         size: int,
-        color: _Colour = _INK,
+        color: Colour = _INK,
         *,
         room: float,
         lines: int,
@@ -171,6 +175,14 @@ def _edges(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return mask & ~inner
 
 
+def _warmed(pixels: NDArray[np.uint8], heat: Image.Image) -> NDArray[np.uint8]:
+    """Lay a heat map over a picture: the warmer, the less of the picture shows, never none."""
+    share = np.asarray(heat, np.float32)[:, :, None] / 255
+    warm = np.concatenate([np.full_like(share, 255), 220 * share, np.zeros_like(share)], axis=2)
+    mixed = pixels * (1 - 0.6 * share) + warm * 0.6 * share
+    return np.rint(mixed).astype(np.uint8)
+
+
 def _place_image(canvas: _Canvas, page: Page) -> None:
     x0, y0, x1, y1 = _PICTURE
     canvas.pen.rectangle((x0, y0, x1 - 1, y1 - 1), fill=(0, 0, 0))
@@ -183,12 +195,20 @@ def _place_image(canvas: _Canvas, page: Page) -> None:
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     grey = Image.fromarray(page.image).resize(size, Image.Resampling.BICUBIC)
     pixels = np.repeat(np.asarray(grey)[:, :, None], 3, axis=2)
+    if page.heat is not None:
+        pixels = _warmed(pixels, Image.fromarray(page.heat).resize(size, Image.Resampling.BILINEAR))
     for mask, color in page.outlines:
         small = Image.fromarray(mask.astype(np.uint8) * 255)
         wide = np.asarray(small.resize(size, Image.Resampling.BILINEAR)) > 127
         pixels[_edges(wide)] = color
     at = (x0 + (x1 - x0 - size[0]) // 2, y0 + (y1 - y0 - size[1]) // 2)
     canvas.picture.paste(Image.fromarray(pixels), at)
+    across, down = size[0] / page.image.shape[1], size[1] / page.image.shape[0]
+    for (left, top, right, bottom), color in page.boxes:
+        corners = (left * across, top * down, right * across - 1, bottom * down - 1)
+        x0, y0, x1, y1 = (round(v) for v in corners)
+        box = (at[0] + x0, at[1] + y0, at[0] + max(x1, x0), at[1] + max(y1, y0))
+        canvas.pen.rectangle(box, outline=color, width=2)
 
 
 def _big_rows(canvas: _Canvas, rows: tuple[Row, ...], top: float) -> None:

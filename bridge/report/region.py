@@ -14,7 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-__all__ = ["Place", "places", "whole_image"]
+from bridge.report.errors import ReportError
+from models.findings import Box
+
+__all__ = ["Place", "of_box", "places", "whole_image"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,32 @@ def whole_image(sources: Sequence[Dataset], sop_instance_uid: str | None = None)
         y0=0.0,
         x1=float(chosen.Columns),
         y1=float(chosen.Rows),
+    )
+
+
+def of_box(sources: Sequence[Dataset], frames: Sequence[str], box: Box) -> Place:
+    """Return a box's rectangle on the image in its middle; `frames` are Findings.frames.
+
+    Raises ReportError where the box does not lie on that image.
+    """
+    if not 0 <= box.frame < len(frames):
+        raise ReportError(f"a box of {box.label!r} lies on no source image")
+    uid = frames[box.frame]
+    image = next((s for s in sources if str(s.SOPInstanceUID) == uid), None)
+    if image is None:
+        raise ReportError(f"a box of {box.label!r} names an image that is not a source")
+    inside = 0 <= box.x0 < box.x1 <= int(image.Columns) and 0 <= box.y0 < box.y1 <= int(image.Rows)
+    if not inside:
+        raise ReportError(f"a box of {box.label!r} leaves its image")
+    several = int(image.get("NumberOfFrames", 1) or 1) > 1
+    return Place(
+        sop_class_uid=str(image.SOPClassUID),
+        sop_instance_uid=uid,
+        frame=list(frames[: box.frame + 1]).count(uid) if several else None,
+        x0=box.x0,
+        y0=box.y0,
+        x1=box.x1,
+        y1=box.y1,
     )
 
 

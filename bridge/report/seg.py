@@ -58,7 +58,14 @@ def _description(segment: Segment, model: Model, naming: Naming, text: str) -> S
 
 
 def _numbered(findings: Findings, mask: NDArray[np.integer]) -> NDArray[np.integer]:
-    """Return the mask with segment numbers in place of the model's label values."""
+    """Return the mask with segment numbers in place of the model's label values.
+
+    A mask with a layer per segment (labels that overlap) has its numbers already.
+    """
+    if findings.segments and mask.ndim == 4 and mask.shape[3] == len(findings.segments):
+        if mask.dtype != np.uint8 or int(mask.max(initial=0)) > 1:
+            raise ReportError("the layers of a mask are uint8 and hold 0 and 1")
+        return mask
     if mask.ndim != 3 or mask.dtype not in (np.uint8, np.uint16):
         raise ReportError("a mask is uint8 or uint16 and has the axes frame, row, column")
     if not findings.segments:
@@ -78,7 +85,7 @@ def _numbered(findings: Findings, mask: NDArray[np.integer]) -> NDArray[np.integ
 def _checked(mask: NDArray[np.integer], sources: Sequence[Dataset], findings: Findings) -> None:
     frames = sum(int(s.get("NumberOfFrames", 1) or 1) for s in sources)
     shape = (frames, int(sources[0].Rows), int(sources[0].Columns))
-    if mask.shape != shape:
+    if mask.shape[:3] != shape:
         raise ReportError(f"the mask is {mask.shape}, its source images are {shape}")
     uids = [str(s.SOPInstanceUID) for s in sources]
     if len(sources) > 1 and list(findings.frames) != uids:
@@ -95,8 +102,9 @@ def compose(
 ) -> Dataset:
     """Return the SEG: BINARY, Explicit VR Little Endian, one segment per Findings segment.
 
-    `mask` is [frame, row, column] and holds Segment.index values; `sources` are
-    the source headers in the order of its first axis (one header if the source
+    `mask` is [frame, row, column] and holds Segment.index values, or, where labels
+    overlap, [frame, row, column, Segment.number - 1] of 0 and 1; `sources` are the
+    source headers in the order of its first axis (one header if the source
     is a multi-frame image). Raises ReportError if mask, headers and findings do
     not belong together.
     """

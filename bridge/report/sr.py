@@ -1,12 +1,14 @@
 """Comprehensive 3D SR by TID 1500, as IHE AIR and the viewers in use read it.
 
 One report holds one kind of group: TID 1411 where there is a segmentation, else
-TID 1501. What belongs to no group (the sentence for the reader, warnings,
-statements beside a segmentation) stands in Qualitative Evaluations.
+TID 1501 (a box is one, with its rectangle). What belongs to no group (the sentence
+for the reader, warnings, statements beside a segmentation) stands in Qualitative
+Evaluations.
 """
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from collections.abc import Sequence
 
@@ -17,10 +19,10 @@ from bridge.report import codes, tree
 from bridge.report.envelope import UNVERIFIED, dress, header, unique
 from bridge.report.errors import ReportError
 from bridge.report.identity import WHOLE_STUDY, Gateway, Model, Naming
-from bridge.report.region import Place, places, whole_image
+from bridge.report.region import Place, of_box, places, whole_image
 from bridge.report.seg import tracking_identifier
 from bridge.report.text import as_text
-from models.findings import ABSENT, Code, Findings, Measurement, Qualitative, Segment
+from models.findings import ABSENT, Box, Code, Findings, Measurement, Qualitative, Segment
 
 __all__ = ["as_text", "compose", "compose_failure"]
 
@@ -44,6 +46,8 @@ def compose(
     PARTIAL. Raises ReportError where a value cannot be written.
     """
     images = unique(sources)
+    if seg is not None and findings.boxes:
+        raise ReportError("one report has no place for boxes beside a segmentation")
     if seg is not None and not findings.nothing_found:
         groups = _segment_groups(findings, images, model, naming, seg)
     else:
@@ -53,7 +57,8 @@ def compose(
     if seg is not None:
         statements = [tree.code(q.finding, q.value) for q in findings.qualitative]
     statements.append(tree.text(codes.NARRATIVE, findings.statement))
-    notes = [*findings.warnings, *([f"Incomplete input: {partial}"] if partial else [])]
+    said = [] if findings.priority is None else [f"Triage priority: {findings.priority}."]
+    notes = [*said, *findings.warnings, *([f"Incomplete input: {partial}"] if partial else [])]
     sections = [
         *([tree.container(codes.MEASUREMENTS, groups)] if groups else []),
         *([] if seg is None else _derived(findings, model)),
@@ -192,11 +197,15 @@ def _plain_groups(
                 finding=said.finding,
                 where=whole_image(images, said.sop_instance_uid),
                 items=_statement(said),
-                parameters=[*findings.parameters, *_threshold(said)],
+                parameters=[*findings.parameters, *_read(said)],
                 model=model,
                 naming=naming,
             )
         )
+    groups += [
+        _box_group(k, box, findings, images, model, naming)
+        for k, box in enumerate(findings.boxes, start=1)
+    ]
     for part in findings.segments:
         items = [tree.number(m) for m in findings.measurements if m.segment == part.number]
         if findings.nothing_found and not findings.qualitative:
@@ -219,20 +228,68 @@ def _plain_groups(
     return groups
 
 
-def _threshold(said: Qualitative) -> list[str]:
-    return [] if said.threshold is None else [f"threshold={said.threshold:g}"]
+_BOXES_FROM = 100_000
+"""Tracking numbers of boxes; segments count up from 1, statements down from -1."""
+
+
+def _box_number(box: Box, uid: str) -> int:
+    """Derive a number from the place: the same box keeps its tracking UID in a later revision."""
+    place = f"{box.finding.scheme} {box.finding.value} {uid} {box.frame}"
+    edges = " ".join(f"{v:.1f}" for v in (box.x0, box.y0, box.x1, box.y1))
+    digest = hashlib.sha256(f"{place} {edges}".encode()).digest()
+    return _BOXES_FROM + int.from_bytes(digest[:6])
+
+
+def _box_group(
+    k: int,
+    box: Box,
+    findings: Findings,
+    images: Sequence[Dataset],
+    model: Model,
+    naming: Naming,
+) -> ContentItem:
+    """Return the TID 1501 group of one box, with its rectangle on the image in its middle."""
+    where = of_box(images, findings.frames, box)
+    items = [*_score(box.finding, box.score, calibrated=box.calibrated)]
+    if box.last > box.first:
+        items.append(tree.text(codes.COMMENT, f"Extends over {box.last - box.first + 1} images."))
+    return _plain_group(
+        identifier=codes.short(f"{box.label} {k} ({model.name} {model.version})"),
+        number=_box_number(box, where.sop_instance_uid),
+        finding=box.finding,
+        where=where,
+        items=items,
+        parameters=[*findings.parameters, *_read(box)],
+        model=model,
+        naming=naming,
+    )
+
+
+def _read(said: Qualitative | Box) -> list[str]:
+    """Say how a score was read: the operating point and its threshold."""
+    point = [] if said.operating_point is None else [f"operating_point={said.operating_point}"]
+    return [*point, *([] if said.threshold is None else [f"threshold={said.threshold:g}"])]
+
+
+def _score(finding: Code, score: float, *, calibrated: bool) -> list[ContentItem]:
+    """Return a certainty in per cent where it is calibrated, else a score without a unit."""
+    if not 0 <= score <= 1:
+        raise ReportError(f"{finding.meaning}: a score or probability lies between 0 and 1")
+    if not calibrated:
+        score_item = tree.number(Measurement(codes.MODEL_SCORE, round(score, 6), codes.NO_UNITS))
+        return [score_item, tree.text(codes.COMMENT, "The model's score is no probability.")]
+    certainty = round(100 * score, 4)
+    return [
+        tree.number(Measurement(codes.CERTAINTY, certainty, codes.PERCENT)),
+        tree.text(codes.COMMENT, "Certainty is the model's calibrated probability."),
+    ]
 
 
 def _statement(said: Qualitative) -> list[ContentItem]:
-    """Return the statement as CODE, with its certainty in per cent (TID 1501 rows 10 and 11)."""
-    items = []
+    """Return the statement as CODE, with its score (TID 1501 rows 10 and 11)."""
+    items: list[ContentItem] = []
     if said.probability is not None:
-        if not 0 <= said.probability <= 1:
-            raise ReportError(f"{said.finding.meaning}: a probability lies between 0 and 1")
-        certainty = round(100 * said.probability, 4)
-        items.append(tree.number(Measurement(codes.CERTAINTY, certainty, codes.PERCENT)))
-        kind = "calibrated probability" if said.calibrated else "uncalibrated model score"
-        items.append(tree.text(codes.COMMENT, f"Certainty is the model's {kind}."))
+        items += _score(said.finding, said.probability, calibrated=said.calibrated)
     return [*items, tree.code(said.finding, said.value)]
 
 

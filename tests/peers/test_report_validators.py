@@ -22,7 +22,7 @@ from pydicom.dataset import Dataset
 
 from bridge.audit.part10 import frames_in_child
 from bridge.report import check, content, seg, sr, summary
-from models.findings import VOLUME, Code, Findings, Measurement, Segment
+from models.findings import VOLUME, Box, Code, Findings, Measurement, Segment
 
 pytestmark = pytest.mark.peer
 
@@ -120,6 +120,16 @@ def made_of(request, shared, tmp_path_factory):
             replace(q, sop_instance_uid=None) for q in made.classification().qualitative
         ),
     )
+    half = len(sources) // 2
+    boxes = tuple(
+        Box(made.NODULE, "Nodule", 0.9 - k / 10, half, half - k, half + k, 10.5, 20.0, 40.25, 61.0,
+            bool(k), 0.5, "balanced")
+        for k in range(2)
+    )  # fmt: skip
+    detected = replace(
+        statements, kind="detection", qualitative=statements.qualitative[1:],
+        boxes=(boxes[0], replace(boxes[1], x0=12.0)),
+    )  # fmt: skip
     none = replace(found, nothing_found=True, measurements=(), statement="Nothing found.")
 
     def report(kind, findings, segmentation=None):
@@ -129,6 +139,7 @@ def made_of(request, shared, tmp_path_factory):
         "seg": segmented,
         "sr": report("sr", replace(found, measurements=found.measurements + whole), segmented),
         "statements": report("statements", statements),
+        "boxes": report("boxes", detected),
         "none": report("none", none),
         "failure": sr.compose_failure("out of time", sources, *GIVEN, made.naming("failure")),
         "summary": summary.compose(
@@ -143,7 +154,7 @@ def made_of(request, shared, tmp_path_factory):
     )
 
 
-REPORTS = ["sr", "statements", "none", "failure"]
+REPORTS = ["sr", "statements", "boxes", "none", "failure"]
 
 
 def test_our_own_gate_passes(made_of):

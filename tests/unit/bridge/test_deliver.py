@@ -10,7 +10,10 @@ from pydicom import dcmread
 
 from bridge import acts, compose, deliver
 from bridge.close import _outcome
+from bridge.engine import ROUTINE, URGENT
 from bridge.home import publish
+from bridge.store import work
+from bridge.store.database import writing
 from bridge.study import DeliveryState as D
 from bridge.study import RouteState as R
 from bridge.study import StudyState as S
@@ -44,6 +47,19 @@ def reported(new_site):
         return desk, run_id, desk.report(run_id)
 
     return prepare
+
+
+def test_what_a_model_calls_urgent_is_sent_first(new_site):
+    desk = new_site("")
+    desk.model()
+    desk.receive(*images(3))
+    (route_id,) = desk.seal(UID)
+    run_id = desk.run(route_id)
+    for said, place in ((None, ROUTINE), ("ROUTINE", ROUTINE), ("STAT", URGENT)):
+        with writing(desk.rooms.database) as connection:
+            found = {**work.run_of(connection, run_id).findings, "priority": said}
+            work.finish_run(connection, run_id, "completed", desk.rooms.now(), findings=found)
+            assert deliver.priority(connection, run_id) == place
 
 
 def states(desk) -> set[tuple[str, str]]:

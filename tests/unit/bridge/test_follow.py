@@ -8,6 +8,7 @@ import pytest
 from bench import MODEL, changed, images
 
 from bridge import acts, follow
+from bridge.engine import ROUTINE, URGENT
 from bridge.files import Attention
 from bridge.store import arrivals
 from bridge.store.database import writing
@@ -56,6 +57,23 @@ def test_a_route_is_enqueued_with_its_row(new_site, uid):
     look(desk, uid)
     (route,) = desk.rows("routes")
     assert desk.work.status(f"route/{route.id}/1") == "ENQUEUED"
+
+
+@pytest.mark.parametrize(("said", "priority"), [("STAT", URGENT), ("ROUTINE", ROUTINE)])
+def test_an_urgent_study_goes_before_others(new_site, uid, monkeypatch, said, priority):
+    desk = new_site(SITE)
+    desk.model()
+    desk.receive(*[changed(i, RequestedProcedurePriority=said) for i in images(4)])
+    asked, enqueue_in = [], desk.rooms.work.enqueue_in
+
+    def note(*args, **how):
+        asked.append((args[1], how.get("priority")))
+        return enqueue_in(*args, **how)
+
+    monkeypatch.setattr(desk.rooms.work, "enqueue_in", note)
+    desk.clock.pass_(30)
+    look(desk, uid)
+    assert asked == [("route", priority)]
 
 
 def test_no_active_model(new_site, uid):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import pytest
 from bench import changed, every, images, tiny
 from onnx import TensorProto, helper
@@ -9,6 +11,7 @@ from pydicom.uid import RLELossless
 
 from bridge import infer
 from bridge.errors import NotFound, Refused
+from bridge.infer import _parameters_digest
 from bridge.study import RouteState
 from models import sandbox
 
@@ -43,6 +46,17 @@ def test_a_run_is_sealed_asked_and_completed(sealed):
         "input.sealed", "consent.checked", "inference.started", "inference.completed",
     ]  # fmt: skip
     desk.verify()
+
+
+def test_the_leaf_commits_to_how_scores_were_read(sealed):
+    assert _parameters_digest({"parameters": ["p: threshold=0.5"]}) == (
+        hashlib.sha256(b'["p: threshold=0.5"]').hexdigest()
+    )
+    desk, route_id = sealed
+    desk.run(route_id)
+    (ended,) = [leaf for leaf in desk.leaves() if leaf["type"] == "inference.completed"]
+    (row,) = desk.rows("runs")
+    assert ended["body"]["parameters"] == _parameters_digest(row.findings)
 
 
 def test_each_step_can_be_repeated_to_the_same_leaves(sealed):

@@ -46,7 +46,8 @@ def _sr(found=None, segmented=None, sources=None, **how):
 def _summary(found, sources=None, **how):
     grey = np.arange(120, dtype=np.uint8).reshape(10, 12)
     where = (sources or made.sources(), *GIVEN, made.naming("sum"))
-    return summary.compose(found, grey, made.mask()[2], *where, **how)
+    numbers = np.select([made.mask()[2] == 7, made.mask()[2] == 3], [1, 2], 0).astype(np.uint8)
+    return summary.compose(found, grey, numbers, *where, **how)
 
 
 def _items(ds, name):
@@ -143,7 +144,12 @@ def test_report_of_statements():
     ds = _sr(made.classification())
     assert check.faults(ds, made.sources()) == []
     certainty = [n.MeasuredValueSequence[0].NumericValue for n in _items(ds, "111012")]
-    assert certainty == [83, 10]
+    assert certainty == [10]  # only the calibrated one is a probability
+    scores = [n.MeasuredValueSequence[0] for n in _items(ds, "MODEL_SCORE")]
+    assert [(s.NumericValue, s.MeasurementUnitsCodeSequence[0].CodeValue) for s in scores] == [
+        (0.83, "1")
+    ]
+    assert "%" not in sr.as_text(ds).partition("Model score")[2].splitlines()[0]
     assert [i.ConceptCodeSequence[0].CodeMeaning for i in _items(ds, "27925004")] == ["Present"]
     where = [i.ContentSequence[0].ReferencedSOPSequence[0] for i in _items(ds, "121112")]
     assert where[0].ReferencedSOPInstanceUID == derived_uid("image", "3")
@@ -257,7 +263,8 @@ def test_summary_shows_outline_and_words_and_never_the_patient():
     assert check.faults(ds, made.sources()) == []
     assert ds.pixel_array.shape == (512, 512, 3)
     assert (ds.BurnedInAnnotation, ds.ConversionType, ds.Laterality) == ("YES", "WSD", "")
-    colours = {tuple(c) for c in ds.pixel_array.reshape(-1, 3).tolist()}
+    shown = ds.pixel_array[72:372, 16:304]  # the picture alone, without the rows' marks
+    colours = {tuple(c) for c in shown.reshape(-1, 3).tolist()}
     assert {s.color for s in found.segments} <= colours
     other = made.sources(PatientName="Other^Name", PatientID="P-2", PatientBirthDate="19700101")
     assert _summary(found, other).PixelData == ds.PixelData

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from pydicom.dataset import Dataset
 
 from bridge import route
 from bridge.assemble import Verdict
@@ -71,6 +72,25 @@ def test_a_rule_with_prefer_waits_for_the_study():
     choosy = package(prefer={"SeriesDescription": "soft"})
     assert route.plan([choosy], held(), verdict("s1"))[0] == []
     assert len(route.plan([choosy], held(), verdict("s1", whole=True))[0]) == 1
+
+
+@pytest.mark.parametrize(
+    ("said", "urgent"),
+    [
+        ({}, False), ({"RequestedProcedurePriority": "STAT"}, True),
+        ({"RequestedProcedurePriority": " high "}, True),
+        ({"RequestedProcedurePriority": "ROUTINE"}, False),
+        ({"RequestedProcedurePriority": ""}, False), ({"StudyPriorityID": "HIGH"}, True),
+        ({"StudyPriorityID": "MED"}, False),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("inside", [False, True])
+def test_an_urgent_study_says_so_in_its_header(said, urgent, inside):
+    header, holder = Dataset(), Dataset()
+    for keyword, value in said.items():
+        setattr(holder if inside else header, keyword, value)
+    header.RequestAttributesSequence = [holder]
+    assert route.is_urgent(header) is urgent
 
 
 def test_one_model_waits_for_no_other():

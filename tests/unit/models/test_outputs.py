@@ -14,7 +14,7 @@ from models.findings import ABSENT, PRESENT, Findings
 from models.outputs import Result, interpret, own_code
 from models.package import load
 from models.preprocess import from_volume
-from models.preview import picture
+from models.preview import pictures
 from models.volume import Volume
 
 HU = {"value": "[hnsf'U]", "scheme": "UCUM", "meaning": "Hounsfield unit"}
@@ -78,6 +78,60 @@ def test_argmax_and_thresholds(interpreted: Callable[..., Result]) -> None:
     assert interpreted({"m": logit}, [single]).findings.segments[0].voxels == 2
 
 
+def test_channels_have_their_own_thresholds(interpreted: Callable[..., Result]) -> None:
+    scores = np.zeros((3, 3, 4, 5), np.float32)
+    scores[0, 1], scores[0, 2, 0], scores[1, 2] = 0.45, 0.6, 0.8
+    named = [{"index": 1, "label": "A", "threshold": 0.4},
+             {"index": 2, "label": "B", "threshold": 0.7}]  # fmt: skip
+    out = {"tensor": "m", "kind": "segmentation", "decode": "threshold", "labels": named}
+    one = interpreted({"m": scores}, [out])
+    assert [s.voxels for s in one.findings.segments] == [15, 20]  # B wins a row, too weakly
+    both = interpreted({"m": scores}, [{**out, "overlapping": True, "measurements": ML}])
+    first, second = both.findings.segments
+    assert (first.voxels, second.voxels, second.number) == (20, 20, 2)
+    assert both.mask is not None
+    assert both.mask.shape == (3, 4, 5, 2)
+    assert both.mask.sum(axis=(1, 2)).tolist() == [[20, 0], [0, 20], [0, 0]]
+    assert [m.value for m in both.findings.measurements] == pytest.approx([0.06, 0.06])
+    assert both.findings.parameters == ("m: threshold=0.5",)
+    none = interpreted({"m": scores * 0}, [{**out, "overlapping": True}])
+    assert none.findings.nothing_found
+    assert none.findings.segments == ()
+
+
+def test_overlapping_labels_share_voxels(interpreted: Callable[..., Result]) -> None:
+    scores = np.full((3, 2, 4, 5), 0.9, np.float32)
+    out = {"tensor": "m", "kind": "segmentation", "decode": "threshold", "labels": labels(0, 1),
+           "overlapping": True}  # fmt: skip
+    assert [s.voxels for s in interpreted({"m": scores}, [out]).findings.segments] == [60, 60]
+    with pytest.raises(RunFailed, match="beyond"):
+        interpreted({"m": scores}, [{**out, "labels": labels(2)}])
+
+
+def test_a_heat_map_is_shown_and_never_a_finding(
+    interpreted: Callable[..., Result], make_package: Callable[..., Path]
+) -> None:
+    coarse = np.full((3, 1, 2, 1), -1, np.float32)
+    coarse[1, 0, 1, 0] = 4
+    outs = [{"tensor": "h", "kind": "map"},
+            {"tensor": "p", "kind": "multilabel", "labels": labels(0)}]  # fmt: skip
+    score = np.array([[0.9], [0.2], [0.1]], np.float32)
+    found = interpreted({"h": coarse, "p": score}, outs)
+    assert found.heat is not None
+    assert found.heat.shape == (3, 4, 5)
+    assert not found.heat[[0, 2]].any()
+    assert found.heat[1, 3].tolist() == pytest.approx([1] * 5)  # the lower half of its image
+    assert found.heat[1, 2].tolist() == pytest.approx([0.75] * 5)
+    assert len(found.findings.qualitative) == 1
+    assert (found.findings.segments, found.findings.measurements) == ((), ())
+    shown = pictures(load(make_package(name="again")), stack(), found)
+    assert shown["heat"].shape == shown["image"].shape
+    assert not shown["heat"].any()  # the picture is the image that shows the finding
+    for wrong in (coarse[:2], coarse[:, 0], np.zeros((3, 2, 2, 1), np.float32)):
+        with pytest.raises(RunFailed, match="no map"):
+            interpreted({"h": wrong, "p": score}, outs)
+
+
 def test_nothing_found_is_said(interpreted: Callable[..., Result]) -> None:
     out = {"tensor": "m", "kind": "segmentation", "labels": labels(1), "measurements": ML}
     found = interpreted({"m": np.zeros((3, 1, 4, 5), np.uint8)}, [out]).findings
@@ -113,10 +167,30 @@ def test_yes_and_no(interpreted: Callable[..., Result]) -> None:
     nodule, other = found.qualitative
     assert (nodule.value, nodule.sop_instance_uid, nodule.threshold) == (PRESENT, "1.1", 0.6)
     assert nodule.calibrated
+    assert nodule.operating_point == "use"
+    assert found.parameters == ("p: operating_point=use, threshold=0.6",)
     assert other.value == ABSENT
     assert other.finding.scheme == "99RADSEAL"
     assert found.kind == "classification"
     assert found.statement == "Threshold: Nodule."
+
+
+@pytest.mark.parametrize(
+    ("above", "score", "priority"),
+    [(0.7, 0.71, "STAT"), (0.7, 0.69, "ROUTINE"), ("use", 0.6, "STAT"), ("use", 0.59, "ROUTINE")],
+)
+def test_triage(
+    interpreted: Callable[..., Result], above: Any, score: float, priority: str
+) -> None:
+    out = {"tensor": "p", "kind": "multilabel", "labels": labels(0, 1),
+           "operating_points": [{"name": "use", "threshold": 0.595}],
+           "triage": {"priority_when": {"label": "Label 1", "above": above}}}  # fmt: skip
+    scores = np.array([[0.99, 0.1], [0.99, score], [0.99, 0.2]], np.float64)
+    found = interpreted({"p": scores}, [out]).findings
+    assert found.priority == priority
+    assert Findings.from_json(found.to_json()) == found
+    del out["triage"]
+    assert interpreted({"p": scores}, [out]).findings.priority is None
 
 
 def test_softmax_and_its_background(interpreted: Callable[..., Result]) -> None:
@@ -140,7 +214,7 @@ def test_softmax_and_its_background(interpreted: Callable[..., Result]) -> None:
         (np.zeros((3, 1, 4, 4), np.uint8), {"kind": "segmentation", "labels": labels(1)},
          "another shape"),
         (np.full((3, 1), 3.4, np.float32), {"kind": "multilabel", "labels": labels(0)},
-         "probability outside"),
+         "score outside"),
         (np.full((3, 1), 0.4, np.float32), {"kind": "multilabel", "labels": labels(3)},
          "beyond the model's outputs"),
     ],
@@ -177,7 +251,9 @@ def test_the_picture_has_square_pixels(
     mask[2] = 3
     out = {"tensor": "m", "kind": "segmentation", "labels": labels(3)}
     found = interpreted({"m": mask}, [out])
-    grey, marks = picture(load(make_package(name="again")), stack(), found)
+    made = pictures(load(make_package(name="again")), stack(), found)
+    grey, marks = made["image"], made["labels"]
+    assert set(made) == {"image", "labels"}
     assert grey.shape == marks.shape == (16, 5)
     assert grey.dtype == marks.dtype == np.uint8
     assert (marks == 1).all()

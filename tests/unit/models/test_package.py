@@ -79,7 +79,7 @@ def test_unknown_monai_keys_on_top_are_fine(make_package: Callable[..., Path]) -
         ({"deployment": {"layout": "NCXYZ"}}, "has 5 axes"),
         ({"deployment": {"input": {"prefer": {"PatientName": "x"}}}}, "not an attribute"),
         ({"deployment": {"input": {"prefer": {"ConvolutionKernel": "("}}}}, "valid pattern"),
-        ({"deployment": {"outputs": [{"tensor": "mask", "kind": "detection"}]}}, "not supported"),
+        ({"deployment": {"outputs": [{"tensor": "mask", "kind": "embedding"}]}}, "not supported"),
         ({"deployment": {"outputs": [{"tensor": "mask", "kind": "segmentation"}]}}, "is missing"),
         ({"deployment": {"preprocess": [{"op": "Orientation", "axcodes": "RAS"}]}}, "volume"),
     ],
