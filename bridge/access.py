@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -317,6 +318,14 @@ def _looks_right(secret: str) -> bool:
 
 def _in_session(name: str, role: Role, secret: str) -> Principal:
     return Principal(name, role, GRANTS[role], "session", csrf_of(secret))
+
+
+_PERSON = re.compile(r"[^\W_][\w .@-]{0,59}")
+
+
+def is_person(text: str) -> bool:
+    """Whether a leaf may name somebody so: letters, digits, space . @ -, at most 60."""
+    return _PERSON.fullmatch(text) is not None
 
 
 def is_same_person(one: str, other: str) -> bool:

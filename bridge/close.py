@@ -92,7 +92,7 @@ def _decide(
     ]
     if routes is None or DeliveryState.WAITING in sent:
         return None
-    state, words = _outcome([r.state for r in routes], sent, routes)
+    state, words = _outcome(routes, sent)
     counts = {
         "routes": len(routes),
         "delivered": sent.count(DeliveryState.STORED),
@@ -107,24 +107,32 @@ def _show(
     connection: Connection, rooms: Rooms, study_id: str, newest: int, quarantined: int
 ) -> None:
     """Say where the study stands: the newest generation's routes, whoever's deliveries."""
-    routes = _settled(connection, study_id, newest)
+    # A study stands where its results stand; a shadow that is slow or fails is none of them.
+    routes = _settled(connection, study_id, newest, live=True)
     if routes is None:
         return
     sent = [d.state for d in work.deliveries_of(connection, study_id=study_id)]
     if DeliveryState.WAITING in sent:
         state, words = StudyState.WORKING, "results wait to be delivered"
     else:
-        state, words = _outcome([r.state for r in routes], sent, routes)
+        state, words = _outcome(routes, sent)
         if quarantined:
             state, words = StudyState.ATTENTION, _with_quarantine(words, quarantined)
     arrivals.set_state(connection, study_id, state, words, rooms.now())
 
 
-def _settled(connection: Connection, study_id: str, generation: int) -> list[RouteRow] | None:
-    """Give a generation's routes; None while more may open or one is at work."""
+def _settled(
+    connection: Connection, study_id: str, generation: int, *, live: bool = False
+) -> list[RouteRow] | None:
+    """Give a generation's routes; None while more may open or one is at work.
+
+    `live`: a shadow at work does not count, unless there are shadows only.
+    """
     current = arrivals.generation(connection, study_id, generation)
     routes = work.routes_of(connection, study_id, generation)
-    if current is None or current.sealed_at is None or any(r.state in _BUSY for r in routes):
+    awaited = [r for r in routes if not r.shadow] if live else []
+    busy = any(r.state in _BUSY for r in awaited or routes)
+    if current is None or current.sealed_at is None or busy:
         return None
     return routes
 
@@ -133,11 +141,13 @@ def _with_quarantine(words: str, quarantined: int) -> str:
     return f"{words}; {quarantined} images in quarantine" if quarantined else words
 
 
-def _outcome(
-    states: Sequence[RouteState], sent: Sequence[DeliveryState], routes: Sequence[RouteRow]
-) -> tuple[StudyState, str]:
+def _outcome(opened: Sequence[RouteRow], sent: Sequence[DeliveryState]) -> tuple[StudyState, str]:
+    routes = [r for r in opened if not r.shadow]
+    states = [r.state for r in routes]
     if DeliveryState.DEAD in sent:
         return StudyState.ATTENTION, "a destination refused a result; see the study, then retry"
+    if opened and not routes:
+        return StudyState.UNWANTED, "only a shadow model reads this study: not delivered"
     if not routes:
         return StudyState.UNWANTED, "no active model wants this study"
     if RouteState.FAILED in states:

@@ -69,9 +69,12 @@ class _Job:
 
 
 def compose(rooms: Rooms, run_id: str) -> str:
-    """Compose a run's objects and their leaves, the SEG before the SR; returns the run's id."""
+    """Compose a run's objects and their leaves, the SEG before the SR; returns the run's id.
+
+    Of a shadow's run nothing: its findings stand in its row, for the comparison.
+    """
     job = _job(rooms, run_id)
-    if job.route.state is RouteState.CANCELLED:
+    if job.route.state is RouteState.CANCELLED or job.route.shadow:
         return run_id
     leaves: list[str] = []
     made: Dataset | None = None

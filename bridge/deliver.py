@@ -8,6 +8,7 @@ workflow, so one that is down delays no other. Consent is asked again before eve
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from sqlalchemy import Connection
 
@@ -32,6 +33,7 @@ __all__ = ["DONE", "backoff", "give_up", "open_deliveries", "priority", "send"]
 DONE = -1.0
 SOON = 0.05
 COVERED_WITHIN = 60.0
+SHADOW = "shadow: not delivered"
 
 
 def backoff(attempt: int) -> float:
@@ -42,12 +44,16 @@ def backoff(attempt: int) -> float:
 def open_deliveries(rooms: Rooms, run_id: str) -> list[str]:
     """Wait for the checkpoint, then open what each destination wants; returns those with work.
 
-    A newer outcome of the same model takes the place of older, undelivered ones.
+    A newer outcome of the same model takes the place of older, undelivered ones. What a shadow
+    found goes nowhere and takes nobody's place.
     """
     with reading(rooms.database) as connection:
         artifacts = work.artifacts_of_run(connection, run_id)
         run = work.run_of(connection, run_id)
         route = work.route(connection, run.route_id)
+    if route.shadow:
+        _keep_from_all(rooms, route, run)
+        return []
     _wait_covered(rooms, artifacts)
     for artifact in artifacts:
         stamp(rooms, artifact)
@@ -74,6 +80,21 @@ def priority(connection: Connection, run_id: str) -> int:
     """Give a run's deliveries their place in the queue: what the model calls STAT goes first."""
     found = work.run_of(connection, run_id).findings or {}
     return URGENT if found.get("priority") == "STAT" else ROUTINE
+
+
+def _keep_from_all(rooms: Rooms, route: RouteRow, run: Any) -> None:
+    """End a shadow's route without a delivery, and say so."""
+    done = run.state == "completed"
+    words = SHADOW if done else f"{run.reason} ({SHADOW})"
+    with writing(rooms.database) as connection:
+        work.set_route(
+            connection, route.id, RouteState.REPORTED if done else RouteState.FAILED, words
+        )
+        arrivals.tell(
+            connection, key=f"shadow/{run.id}", study_id=route.study_id,
+            generation_number=route.generation, at=rooms.now(), stage="deliver", code="shadow",
+            words=SHADOW, model_id=route.model_id,
+        )  # fmt: skip
 
 
 def _wants(destination: Destination, artifact: ArtifactRow) -> bool:
@@ -104,6 +125,9 @@ def send(rooms: Rooms, run_id: str, name: str, attempt: int) -> float:
         input_leaf = arrivals.leaf_of(connection, f"input/{route.id}")
     batch = [known[d.sop_instance_uid] for d in waiting]
     if not batch:
+        return DONE
+    if route.shadow:  # it was live when these were composed, and a run of it since is a shadow's
+        _settle(rooms, route, batch, name, DeliveryState.CANCELLED, SHADOW)
         return DONE
     chain, _, _ = chain_of(rooms, route)
     if destination is None:

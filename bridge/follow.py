@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 
 from sqlalchemy import Connection
 
-from bridge import assemble, route
+from bridge import assemble, route, scope
 from bridge.engine import ROUTINE, URGENT
 from bridge.errors import BadInstance
 from bridge.files import received_ns_of
@@ -31,6 +31,7 @@ from models.package import Package
 __all__ = ["look", "route_id"]
 
 _AT_ONCE = 0.05
+_AFTER_LIVE = 100  # a shadow's route waits for all that are delivered
 
 
 def route_id(study_id: str, generation: int, model_digest: str) -> str:
@@ -63,9 +64,12 @@ def look(rooms: Rooms, study_id: str, generation: int) -> float:
             rooms, current, held, own, apart, now, askable=answers is not None, answers=answers
         )
         verdict = assemble.judge(facts, rules, now)
-    ready, refused = route.plan([package for _, package in models], held, verdict)
+    within, refused = _in_scope(models, study, held)
+    ready, unfit = route.plan([package for _, package in within], held, verdict)
+    refused += unfit
+    modes = {row.digest: row.state for row, _ in within}
     for one in ready:
-        if not _open(rooms, study, current, held, one):
+        if not _open(rooms, study, current, held, one, modes[one.package.model_digest]):
             return _AT_ONCE
     if verdict.study is not None:
         _received(rooms, study, current, held)
@@ -77,6 +81,20 @@ def look(rooms: Rooms, study_id: str, generation: int) -> float:
             return _AT_ONCE
         _seal(rooms, connection, study, current, verdict, ready, refused)
     return 0.0
+
+
+def _in_scope(
+    models: Sequence[tuple[ModelRow, Package]], study: StudyRow, held: Sequence[HeldRow]
+) -> tuple[list[tuple[ModelRow, Package]], list[route.Refused]]:
+    """Part the models by whether this study is within the scope that they were activated for."""
+    within, refused = [], []
+    for row, package in models:
+        reason = scope.outside(row.scope, study.calling_ae, held)
+        if reason is None:
+            within.append((row, package))
+        else:
+            refused.append(route.Refused(package, reason))
+    return within, refused
 
 
 def _known_until(rooms: Rooms) -> datetime:
@@ -210,6 +228,7 @@ def _open(
     current: GenerationRow,
     held: Sequence[HeldRow],
     ready: route.Ready,
+    mode: str,
 ) -> bool:
     """Open a route: its row, its story and its workflow in one transaction.
 
@@ -226,7 +245,7 @@ def _open(
             connection, route_id=identity, study_id=study.id, generation=current.generation,
             model=(package.model_digest, package.id, package.version), roles=ready.roles,
             arrivals=ready.arrivals, evidence=asdict(ready.evidence), warnings=ready.warnings,
-            at=at,
+            at=at, mode=mode,
         )  # fmt: skip
         if not fresh:
             return True
@@ -234,7 +253,8 @@ def _open(
         arrivals.tell(
             connection, key=f"route/{identity}", study_id=study.id,
             generation_number=current.generation, at=at, stage="route", code="wanted",
-            words=f"{package.id} {package.version} wants {count} images: {ready.evidence.words}",
+            words=f"{package.id} {package.version} wants {count} images"
+            f"{' as a shadow' if mode == 'shadow' else ''}: {ready.evidence.words}",
             model_id=package.id,
         )  # fmt: skip
         for warning in ready.warnings:
@@ -246,7 +266,7 @@ def _open(
         arrivals.set_state(connection, study.id, StudyState.WORKING, "at work", at)
         rooms.work.enqueue_in(
             connection, "route", "route", f"route/{identity}/1", identity, 1,
-            priority=priority,
+            priority=priority + (_AFTER_LIVE if mode == "shadow" else 0),
         )  # fmt: skip
     return True
 

@@ -11,7 +11,7 @@ import sqlalchemy
 
 from bridge import ambient, quorum
 from bridge.ambient import Clock
-from bridge.catalog import Catalog, Lifecycle, Registrar
+from bridge.catalog import Catalog, Fitness, Lifecycle, Registrar
 from bridge.engine import Engine, EngineClient
 from bridge.errors import SettingsError, WrongUse
 from bridge.files import Files, fsync_folder
@@ -169,11 +169,14 @@ def open_rooms(site: Site, work: Engine | EngineClient, *, prepare: bool = False
         log, vault, node, ambient.now, ambient.new_leaf_id, [one.log for one in ended]
     )
     _open_books(site, recorder, ended)
+    shelf = Catalog(database, site.folder)
+    fitness = Fitness(database, shelf)
     return Rooms(
         site=site, database=database, files=files, vault=vault, record=recorder,
-        catalog=Catalog(database, site.folder),
+        catalog=shelf, fitness=fitness,
         registrar=Registrar(database, site.folder, recorder),
-        lifecycle=Lifecycle(database, recorder), work=work, clock=Clock(),
+        lifecycle=Lifecycle(database, recorder, site.models, fitness.passed),
+        work=work, clock=Clock(),
         gateway=Gateway(
             site_name=site.name, software_versions=VERSION,
             serial=note.vkey(_signers(site)[0]).split("+")[1],

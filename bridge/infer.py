@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from bridge import metrics, permit
-from bridge.record import Chain, input_root
+from bridge.catalog.lifecycle import suspension
+from bridge.errors import Refused
+from bridge.record import Chain, Ref, input_root
 from bridge.rooms import Rooms
 from bridge.store import arrivals, work
 from bridge.store.arrivals import GenerationRow, StudyRow
@@ -158,9 +160,10 @@ def run(rooms: Rooms, route_id: str, attempt: int) -> str | None:
     started = _started(rooms, chain, route, identity, body)
     if started is None:
         return None
+    mode = _mode(rooms, route, started)
     with writing(rooms.database) as connection:
         work.start_run(connection, identity, route_id, attempt, at)
-        work.set_route(connection, route_id, RouteState.RUNNING, route.reason)
+        work.set_route(connection, route_id, RouteState.RUNNING, route.reason, mode=mode)
         _tell(rooms, connection, route, identity, "inference.started",
               f"{package.name} {package.version} started", started)  # fmt: skip
         undecided = work.run_of(connection, identity).state == "running"
@@ -214,18 +217,41 @@ def _started(
         if not answer.permitted:
             _deny(rooms, chain, route, identity, answer.words)
             return None
-        refs = [
-            ("input.sealed", input_leaf), ("consent.checked", answer.leaf),
-            ("model.activated", rooms.catalog.activated(route.model_digest)),
-        ]  # fmt: skip
+        refs = [("input.sealed", input_leaf), ("consent.checked", answer.leaf)]
         started = permit.stand_on(
             rooms, route.id, answer,
-            functools.partial(
-                rooms.record.say, "inference.started", f"started/{identity}", body, chain=chain,
-                refs=refs,
-            ),
+            functools.partial(_say_started, rooms, chain, route, identity, body, refs),
         )  # fmt: skip
     return started
+
+
+def _say_started(
+    rooms: Rooms,
+    chain: Chain,
+    route: RouteRow,
+    identity: str,
+    body: Mapping[str, Any],
+    refs: Sequence[Ref],
+) -> str:
+    """Append inference.started; raises Refused where the model is out of routing by now.
+
+    Called under the lock that activations are suspended under; the log is asked, too, because a
+    crash may have left a suspension there that no row knows yet.
+    """
+    activated = rooms.catalog.activated(route.model_digest)
+    if rooms.record.find(suspension(activated)) is not None:
+        raise Refused("the model was taken out of routing before it could run on this study")
+    return rooms.record.say(
+        "inference.started", f"started/{identity}", body, chain=chain,
+        refs=[*refs, ("model.activated", activated)],
+    )  # fmt: skip
+
+
+def _mode(rooms: Rooms, route: RouteRow, started: str) -> str:
+    """Give how a route goes on: as a shadow once it was one, or stands on a shadow's activation."""
+    activated = rooms.record.stands_on(started, "model.activated")
+    said = {} if activated is None else rooms.record.body(activated)
+    return "shadow" if route.shadow or said.get("mode") == "shadow" else "active"
 
 
 def permitted(rooms: Rooms, route_id: str) -> bool:

@@ -24,12 +24,12 @@ from bridge.store import arrivals, catalog, decisions
 from bridge.store.arrivals import StudyRow
 from bridge.store.catalog import ConsentRow
 from bridge.store.database import hold, reading, writing
+from bridge.store.decisions import CONSENT
 from bridge.store.work import RouteRow
 from bridge.study import Patient
 
 __all__ = ["CONSENT", "Answer", "Release", "ask", "ask_release", "stand_on"]
 
-CONSENT = "consent"  # the lock under which decisions and withdrawals are appended
 MOST_DOCUMENTS = 500  # a leaf holds 65,535 bytes; with more, it says none of them
 
 _RESOURCE_TYPES = "http://hl7.org/fhir/resource-types"

@@ -23,7 +23,7 @@ from ledger.bodies import PREVIOUS
 from ledger.errors import NotCovered
 from ledger.log import Log
 
-__all__ = ["SYSTEM", "Chain", "Recorder", "input_root"]
+__all__ = ["SYSTEM", "Chain", "Recorder", "Ref", "input_root"]
 
 CONSENT_DOCUMENTS = frozenset({"consent.granted", "consent.amended"})
 SYSTEM: Mapping[str, str] = {"kind": "system", "id": "radseal"}
@@ -113,6 +113,11 @@ class Recorder:
         """Give what a leaf says."""
         said: Mapping[str, Any] = leaf.parse(self._data(ref))["body"]
         return said
+
+    def stands_on(self, ref: str, rel: str) -> str | None:
+        """Give the first leaf of this type that a leaf refers to."""
+        refs = leaf.parse(self._data(ref)).get("refs", ())
+        return next((one["leaf"] for one in refs if one["rel"] == rel), None)
 
     def _data(self, ref: str) -> bytes:
         value = leaf.unref(ref)

@@ -9,7 +9,7 @@ from pathlib import Path
 import sqlalchemy
 
 from bridge.ambient import Clock
-from bridge.catalog import Catalog, Lifecycle, Registrar
+from bridge.catalog import Catalog, Fitness, Lifecycle, Registrar
 from bridge.engine import Engine, EngineClient
 from bridge.files import Files
 from bridge.record import Recorder
@@ -33,6 +33,7 @@ class Rooms:
     catalog: Catalog
     registrar: Registrar
     lifecycle: Lifecycle
+    fitness: Fitness
     work: Engine | EngineClient
     clock: Clock
     gateway: Gateway

@@ -32,6 +32,7 @@ from bridge import ambient, in_force, logs, metrics, pipeline, quorum
 from bridge.api.app import create_app
 from bridge.api.wire import AccessLine
 from bridge.catalog import upload
+from bridge.catalog.fitness import FAILED
 from bridge.engine import Engine
 from bridge.erasure import erase
 from bridge.errors import RadsealError, Refused, SettingsError, WrongUse
@@ -57,7 +58,11 @@ _PUBLISH_EVERY = 0.2
 _INDEX_EVERY = 0.15
 _ERASE_EVERY = 5.0
 _LOST_AFTER = 120.0
-_ATTRIBUTES = tuple(dict.fromkeys([*select.READ, "InstanceNumber", "PatientSex"]))
+_ATTRIBUTES = tuple(
+    dict.fromkeys(
+        [*select.READ, "InstanceNumber", "PatientSex", "InstitutionalDepartmentName"]
+    )
+)  # fmt: skip
 
 
 class _Loop(threading.Thread):
@@ -126,6 +131,7 @@ class Service:
             upload.clear(self._site.folder / "models")
             in_force.say_changed(self.rooms)
         cell.keep_spare()
+        self._screen()
         self.engine.launch()
         self._loop("publisher", self._publish)
         self._ask_witnesses()
@@ -165,6 +171,14 @@ class Service:
         if self._listen:
             parts["dicom"] = self._listener is not None and self._listener.poll() is None
         return parts
+
+    def _screen(self) -> None:
+        """Take models out of routing that fail their self-test here; before any of them runs.
+
+        A model that passed with this runtime on such a machine is not tested again.
+        """
+        for model_id in self.rooms.fitness.screen(self.rooms.lifecycle, ambient.now):
+            self._log.error("model.suspended", where=model_id, code=FAILED)
 
     def _claim(self) -> None:
         self._lock = (self._site.folder / ".locks" / "serve").open("w")

@@ -134,12 +134,6 @@ class Vault(_Table):
     backup_days: Annotated[int, Field(ge=0, le=36500)] | None = None
 
 
-class Models(_Table):
-    """[models]: what a vendor may deliver."""
-
-    max_package_mb: Annotated[int, Field(ge=1, le=65536)] = 4096
-
-
 class Consent(_Table):
     """[consent]: what is asked before inference, and what holds where no document speaks."""
 
@@ -148,6 +142,14 @@ class Consent(_Table):
     policy: Literal["opt-out-treatment", "opt-in-all", "break-glass-only", "deny-all"] = (
         "opt-out-treatment"
     )
+
+
+class Models(_Table):
+    """[models]: the largest package, how many persons approve it, whether acts are signed."""
+
+    max_package_mb: Annotated[int, Field(ge=1, le=65536)] = 4096
+    approvals: Annotated[int, Field(ge=1, le=9)] = 1
+    proven: bool = False
 
 
 class Ledger(_Table):

@@ -197,6 +197,10 @@ TYPES: Mapping[str, Kind] = {
     "model.activated": Kind(
         {"model": DIGEST}, _MODEL, _refs("model.registered|model.approved")
     ),
+    # An activation taken back: nothing starts on it any more. The model may be activated anew.
+    "model.suspended": Kind(
+        {"model": DIGEST, "reason": CODE}, _MODEL, _refs("model.activated")
+    ),
     "model.retired": Kind(
         {"model": DIGEST}, _MODEL, _refs("model.registered|model.approved|model.activated")
     ),

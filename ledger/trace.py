@@ -9,7 +9,8 @@
         of the input, the study or the subject; a permit by consent names documents, none of
         them withdrawn and of each a version in force
     R2  a model that runs was registered, approved by others than who registered it (or is a
-        shadow, and nothing of it is sent), activated, not retired
+        shadow, and nothing of it is sent), activated, not retired, its activation not suspended;
+        an act on a model that calls itself proven carries a statement of just what it says
     R3  an outcome is of the model that started, an object of a run's outcome; what is sent,
         stored, confirmed, superseded or recalled is the object that was composed
     R4  every study received is closed or quarantined; open ones are listed, and break the rule
@@ -41,6 +42,7 @@ from ledger.leaf import ref as _ref
 from ledger.leaf import stamp
 from ledger.note import Verifier
 from ledger.policy import line_name
+from ledger.statement import fault as _proof_fault
 from ledger.trace_books import Keys, Settings
 from ledger.trace_memory import Memory, Recall, Seen, seconds
 from ledger.trace_use import Consent, Models, Results, started_by
@@ -146,6 +148,8 @@ class Trace:
         if self._carried:
             self._is_of_this_log(one)
         self._in_time(one)
+        if one.type.startswith("model."):
+            self._is_as_signed(one, record)
         if self._references(one):
             for judge in self._judges.get(one.type, ()):
                 judge(one)
@@ -218,6 +222,7 @@ class Trace:
             "model.registered": (models.registered,),
             "model.approved": (models.approved,),
             "model.activated": (models.activated,),
+            "model.suspended": (models.suspended,),
             "model.retired": (models.retired,),
             "inference.started": (models.started, self._reads),
             "inference.completed": (results.ended,),
@@ -279,6 +284,11 @@ class Trace:
         if copy is not None:
             words = f"leaf {copy.index} says that this one is of an earlier log"
             self._blame(one, "R0", words)
+
+    def _is_as_signed(self, one: Seen, record: Mapping[str, Any]) -> None:
+        words = _proof_fault(self.origin, record)
+        if words is not None:
+            self._blame(one, "R2", words)
 
     def _in_time(self, one: Seen) -> None:
         time, skew = one.time, self.terms.skew_seconds

@@ -43,7 +43,7 @@ _KEPT: Mapping[str, Sequence[str]] = {
 """What later leaves are compared with, of each type; of others nothing."""
 _NOTHING: Mapping[str, Any] = {}
 _PINNED = frozenset({
-    "model.registered", "model.approved", "model.activated", "model.retired",
+    "model.registered", "model.approved", "model.activated", "model.suspended", "model.retired",
     "consent.granted", "consent.amended",
 })  # fmt: skip
 _CONSENTS = ("consent.granted", "consent.amended")

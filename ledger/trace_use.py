@@ -172,7 +172,7 @@ class Models:
         self._approvals = approvals
         self._registrants: dict[str, set[str]] = {}
         self._approvers: dict[str, set[str]] = {}
-        self._retired = Moments()
+        self._retired, self._suspended = Moments(), Moments()
 
     def registered(self, one: Seen) -> None:
         """Take a registration."""
@@ -204,6 +204,12 @@ class Models:
         few = f"approved by {approvers} of {self._approvals} persons who did not register it"
         self._blame(one, "R2", few if said else "the model was never approved")
 
+    def suspended(self, one: Seen) -> None:
+        """Take that an activation was taken back; a later one of the same model stands."""
+        self._same_model(one)
+        for activated in self._memory.targets(one, "model.activated"):
+            self._suspended.add(activated.ref, one)
+
     def retired(self, one: Seen) -> None:
         """Take a retirement."""
         self._same_model(one)
@@ -218,6 +224,9 @@ class Models:
             index = self._retired.first(model, one.order, activated.order)
             if index is not None:
                 self._blame(one, "R2", f"the model was retired before (leaf {index})")
+            index = self._suspended.first(activated.ref, one.order)
+            if index is not None:
+                self._blame(one, "R2", f"its activation was suspended before (leaf {index})")
         for sealed in self._memory.targets(one, "input.sealed"):
             if sealed.body["route"]["model"] != model:
                 self._blame(one, "R2", "its input was sealed for another model")

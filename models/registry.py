@@ -4,9 +4,10 @@
                             approved --shadow--> shadow --activate--> active
     active --supersede--> approved   (a newer version took over)
     active, shadow --rollback--> approved
+    active, shadow --suspend--> suspended --activate, shadow--> ...   (its self-test failed here)
 
-Who may act, with which signature, and that one version of a model is active at
-a time, is the site's business; the rows live there too.
+Who may act, with which signature, and that one version of a model is active and one
+a shadow at a time, is the site's business; the rows live there too.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Final
 
 from models.errors import IllegalTransition
 
-__all__ = ["Act", "State", "transition"]
+__all__ = ["ROUTED", "Act", "State", "approval", "transition"]
 
 
 class State(StrEnum):
@@ -26,17 +27,23 @@ class State(StrEnum):
     APPROVED = "approved"
     ACTIVE = "active"
     SHADOW = "shadow"
+    SUSPENDED = "suspended"
     RETIRED = "retired"
 
 
+ROUTED: Final = (State.ACTIVE, State.SHADOW)
+"""The states in which a model sees studies."""
+
+
 class Act(StrEnum):
-    """What a person, or a newer version, does to a model."""
+    """What a person, a newer version or the site itself does to a model."""
 
     APPROVE = "approve"
     ACTIVATE = "activate"
     SHADOW = "shadow"
     SUPERSEDE = "supersede"
     ROLLBACK = "rollback"
+    SUSPEND = "suspend"
     RETIRE = "retire"
 
 
@@ -49,6 +56,12 @@ _TABLE: Final[dict[tuple[State, Act], State]] = {
     (State.ACTIVE, Act.SHADOW): State.SHADOW,
     (State.ACTIVE, Act.SUPERSEDE): State.APPROVED,
     (State.ACTIVE, Act.ROLLBACK): State.APPROVED,
+    (State.SHADOW, Act.SUPERSEDE): State.APPROVED,
+    (State.ACTIVE, Act.SUSPEND): State.SUSPENDED,
+    (State.SHADOW, Act.SUSPEND): State.SUSPENDED,
+    (State.SUSPENDED, Act.ACTIVATE): State.ACTIVE,
+    (State.SUSPENDED, Act.SHADOW): State.SHADOW,
+    (State.SUSPENDED, Act.RETIRE): State.RETIRED,
     (State.REGISTERED, Act.RETIRE): State.RETIRED,
     (State.APPROVED, Act.RETIRE): State.RETIRED,
     (State.SHADOW, Act.RETIRE): State.RETIRED,
@@ -67,3 +80,15 @@ def transition(state: State | str, act: Act | str) -> State:
         possible = ", ".join(a for (s, a) in _TABLE if s is now) or "nothing"
         raise IllegalTransition(f"a model that is {now} cannot {step}; possible: {possible}")
     return after
+
+
+def approval(state: State | str, *, before: int, needed: int) -> State:
+    """Return the state after one more person approved, `before` others having done so.
+
+    It stays registered until `needed` persons have; one that is approved takes more approvals
+    only where a site asks for more than it has. Raises IllegalTransition.
+    """
+    if state == State.APPROVED and before < needed:
+        return State.APPROVED
+    after = transition(state, Act.APPROVE)
+    return after if before + 1 >= needed else State.REGISTERED

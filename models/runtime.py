@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from models.errors import RunFailed
+from models.machine import cpu_name
 
 __all__ = ["Session", "open_session", "runtime_name"]
 
@@ -35,24 +36,13 @@ def _ort() -> Any:
     return onnxruntime
 
 
-def _cpu_name() -> str:
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return "unknown"
-    for line in text.splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return "unknown"
-
-
 def runtime_name(providers: Sequence[str]) -> dict[str, Any]:
     """Name what ran the model: runtime, version, providers, CPU. Outputs repeat only per these."""
     return {
         "name": "onnxruntime",
         "version": str(_ort().__version__),
         "providers": list(providers),
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
     }
 
 

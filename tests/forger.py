@@ -476,6 +476,21 @@ def r2_shadow(log: Forger) -> None:
     log.study("a")
 
 
+def r2_suspended(log: Forger) -> None:
+    """A run starts on an activation that was taken back."""
+    log.say(
+        "model.suspended", {"model": log.model, "reason": "rollback"}, log.on("model.activated")
+    )
+    log.study("a")
+
+
+def r2_forged(log: Forger) -> None:
+    """An activation calls itself proven and its statement is another act's."""
+    body = {"model": log.model, "by": "head", "authn": "proven", "key": "ab" * 32}
+    body |= {"statement": "radseal-act/v1 " + "0" * 64, "signature": "AA=="}
+    log.say("model.activated", body, log.on("model.approved"))
+
+
 def r3(log: Forger) -> None:
     """What arrived is another kind of object than what was sent."""
     whose = log.received("a")
@@ -590,6 +605,8 @@ BREAKS: Mapping[str, tuple[str, Callable[[Forger], None], str]] = {
     "R2 registered later": ("R2", r2_registered_later, "model.activated"),
     "R2 same person": ("R2", r2_same_person, "model.approved"),
     "R2 shadow": ("R2", r2_shadow, "delivery.started"),
+    "R2 suspended": ("R2", r2_suspended, "inference.started"),
+    "R2 forged": ("R2", r2_forged, "model.activated"),
     "R3": ("R3", r3, "result.delivered"),
     "R4": ("R4", r4, "study.received"),
     "R5": ("R5", r5, "access.disclosed"),

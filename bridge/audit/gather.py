@@ -21,7 +21,9 @@ Leaves = dict[str, Mapping[str, Any]]
 """Records by leaf hash in base64."""
 
 _LOGS_OWN = ("log.opened", "log.continued", "log.closed", "key.rotated", "config.changed")
-_MODELS = ("model.registered", "model.approved", "model.activated", "model.retired")
+_MODELS = (
+    "model.registered", "model.approved", "model.activated", "model.suspended", "model.retired",
+)  # fmt: skip
 _LATER = ("consent.amended", "consent.withdrawn", "override.reviewed")
 
 
@@ -130,6 +132,7 @@ _WORDS: Mapping[str, str] = {
     "model.registered": "the model {id} {version} of {vendor} was registered by {by}",
     "model.approved": "the model {id} {version} was approved by {by}",
     "model.activated": "the model {id} {version} was put to use by {by}",
+    "model.suspended": "the model {id} {version} was taken out of routing: {reason}",
     "model.retired": "the model {id} {version} was taken out of use by {by}",
     "study.received": "{instances} images came from {source}, generation {generation}",
     "study.quarantined": "images were set apart: {reason}",

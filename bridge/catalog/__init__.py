@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from bridge.catalog.fitness import Fitness
 from bridge.catalog.lifecycle import Lifecycle
 from bridge.catalog.registrar import Registrar, dates
 from bridge.catalog.shelf import Catalog
 
-__all__ = ["Catalog", "Lifecycle", "Registrar", "dates"]
+__all__ = ["Catalog", "Fitness", "Lifecycle", "Registrar", "dates"]

@@ -17,7 +17,7 @@ from bridge.record import Recorder
 from bridge.store import catalog
 from bridge.store.catalog import ModelRow, VendorKey
 from bridge.store.database import reading, writing
-from models import package, registry, sandbox, signature
+from models import machine, package, registry, sandbox, signature
 from models.errors import ModelError, RunFailed
 from models.package import Package
 
@@ -195,6 +195,8 @@ class Registrar:
         with writing(self._database) as connection:
             if not catalog.add_model(connection, row):
                 raise Refused(f"{found.id}@{found.version} was registered meanwhile; look again")
+            mark = machine.mark(found.execution.get("providers", ["CPUExecutionProvider"]))
+            catalog.note_selftest(connection, found.model_digest, mark, at)
         return row
 
     def _claim(self, found: Package) -> ModelRow | None:

@@ -43,7 +43,7 @@ class Catalog:
             return self._open[digest]
 
     def active(self) -> list[tuple[ModelRow, Package]]:
-        """List the models in routing whose files can be used; `broken` lists the others."""
+        """List the models in routing, shadows too, whose files can be used; `broken` the others."""
         return [(row, found) for row, found in self._routed() if isinstance(found, Package)]
 
     def broken(self) -> list[tuple[ModelRow, str]]:
@@ -52,7 +52,7 @@ class Catalog:
 
     def _routed(self) -> Iterator[tuple[ModelRow, Package | str]]:
         with reading(self._database) as connection:
-            rows = catalog.list_models(connection, registry.State.ACTIVE)
+            rows = catalog.list_models(connection, *registry.ROUTED)
         for row in rows:
             try:
                 yield row, self.package(row.digest)
@@ -60,11 +60,19 @@ class Catalog:
                 yield row, f"it cannot be used: {error}"
 
     def activated(self, digest: str) -> str:
-        """Give the leaf that put a model into routing; raises Refused once it is retired."""
+        """Give the leaf that put a model into routing; raises Refused once it was taken out.
+
+        One whose place a newer version took may finish what was routed to it.
+        """
         with reading(self._database) as connection:
             row = next(iter(catalog.find_models(connection, digest)), None)
         if row is not None and row.state == registry.State.RETIRED:
             raise Refused("the model was retired before it could run on this study")
+        last = None if row is None else row.newest("activated", "suspended")
+        if last is not None and last["act"] == "suspended":
+            raise Refused(
+                f"the model was taken out of routing before it could run: {last['reason']}"
+            )
         leaf = None if row is None else row.leaf_of("activated")
         if leaf is None:
             raise NotFound("this model was never activated")

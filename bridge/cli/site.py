@@ -13,6 +13,7 @@ import typer
 
 from bridge import ambient, logs, site
 from bridge.access import Access, Role
+from bridge.catalog.standing import alias, why_out
 from bridge.cli.opened import JsonOption, SiteOption, opened, os_user, print_json, print_table
 from bridge.errors import NotFound, SettingsError
 from bridge.home import create, database_of
@@ -26,7 +27,7 @@ from bridge.store.people import People
 from bridge.witnessing import cosigning, witnesses
 from ledger.errors import LedgerError
 from ledger.verify import verify_log
-from models import sandbox
+from models import registry
 
 __all__ = ["peer", "register", "token"]
 
@@ -138,17 +139,23 @@ def status(site_: SiteOption = None, json_: JsonOption = False) -> None:
     """Say how many studies stand where, and how long the log is."""
     with opened(site_) as rooms, reading(rooms.database) as connection:
         counts = {str(state): n for state, n in story.counts(connection).items()}
+        models = [m for m in catalog.list_models(connection)
+                  if m.state in (*registry.ROUTED, registry.State.SUSPENDED)]  # fmt: skip
         size = rooms.record.log.size()
         waiting = rooms.files.waiting()
         told = witnesses.seen(rooms.site, size, rooms.now())
     if json_:
         asked = {one.name: one.state for one in told.lines}
         print_json({"studies": counts, "ledger_size": size, "inbox": waiting,
-                    "witnessed_size": told.witnessed, "witnesses": asked})  # fmt: skip
+                    "witnessed_size": told.witnessed, "witnesses": asked,
+                    "models": {f"{m.id}@{m.version}": m.state for m in models}})  # fmt: skip
         return
     print_table(["state", "studies"], [[s, str(n)] for s, n in sorted(counts.items())],
                 "no study was received yet")  # fmt: skip
     typer.echo(f"ledger: {size} leaves published; inbox: {waiting} files to index")
+    for m in models:
+        out = why_out(m, approvals=rooms.site.models.approvals)
+        typer.echo(f"model {m.id} {m.version}: {alias(m) or f'out of routing: {out}'}")
     for line in told.lines:
         typer.echo(f"witness {line.name}: {line.state}: {line.words}")
 
@@ -220,16 +227,20 @@ def _checks(rooms: Rooms) -> Iterator[tuple[str, bool, str]]:
     if settings.witness_folder is not None:
         yield _as_witness(settings.witness_folder)
     with reading(rooms.database) as connection:
-        active = catalog.list_models(connection, "active")
+        active = catalog.list_models(connection, *registry.ROUTED)
+        suspended = catalog.list_models(connection, registry.State.SUSPENDED)
     yield (
         "models",
         bool(active),
-        ", ".join(f"{m.id} {m.version}" for m in active)
+        ", ".join(f"{m.id} {m.version} ({alias(m)})" for m in active)
         or ("no model is active: radseal model approve, then activate"),
     )
-    for row, package in rooms.catalog.active():
-        tested = sandbox.selftest(package, sandbox.Limits())
+    for row, _ in rooms.catalog.active():
+        tested = rooms.fitness.test(row, rooms.now())
         yield f"self-test {row.id}", tested.passed, tested.text
+    for row in suspended:
+        why = why_out(row, approvals=settings.models.approvals)
+        yield f"model {row.id}", False, f"{row.version} is out of routing: {why}"
     for row, why in rooms.catalog.broken():
         yield f"model {row.id}", False, why
     for name, one in _peers(settings):

@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from datetime import timedelta
 
-from bridge.access import is_same_person
+from bridge.access import is_person, is_same_person
 from bridge.erasure import erasing
 from bridge.erasure.erasing import Whose
 from bridge.errors import NotFound, Refused, WrongUse
@@ -29,7 +29,6 @@ BASIS = "Art. 17(1)(b)"
 VALID_FOR = timedelta(hours=24)
 PATIENCE = 120.0  # seconds that a confirmation waits for the step that is at the data
 _CITATION = re.compile(r"(?=.*[0-9])[A-Za-z0-9 .,()§/-]{2,60}")
-_PERSON = re.compile(r"[^\W_][\w .@-]{0,59}")
 
 
 def named(rooms: Rooms, text: str, *, study: bool) -> Whose:
@@ -88,7 +87,7 @@ def request(
 
 def _check(whose: Whose, by: str, basis: str) -> None:
     """Refuse what would bring a patient's data into a leaf."""
-    if _PERSON.fullmatch(by) is None:
+    if not is_person(by):
         raise WrongUse("--by: write who does this with letters, digits, space . @ -, at most 60")
     if _CITATION.fullmatch(basis) is None:
         raise WrongUse(
@@ -115,7 +114,7 @@ def confirm(rooms: Rooms, request_id: str, *, by: str, account: str) -> RequestR
     withdrawn, and while a step is still at the data (then it stays confirmed and is finished by
     the running service, or by the same words).
     """
-    if _PERSON.fullmatch(by) is None:
+    if not is_person(by):
         raise WrongUse("--by: write who does this with letters, digits, space . @ -, at most 60")
     at = rooms.now()
     with writing(rooms.database) as connection:

@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, or_, select, update
 
 from bridge.store.database import insert_once
-from bridge.store.tables import consents, model_owners, models, vendors
+from bridge.store.tables import consents, model_owners, models, selftests, signers, vendors
 
 __all__ = [
     "ConsentRow",
@@ -18,6 +18,7 @@ __all__ = [
     "VendorKey",
     "add_consent",
     "add_model",
+    "add_signer_key",
     "any_withdrawn",
     "consent",
     "consents_of",
@@ -25,7 +26,10 @@ __all__ = [
     "find_models",
     "list_consents",
     "list_models",
+    "note_selftest",
+    "selftest_passed",
     "set_model",
+    "signer_keys",
     "take_ownership",
     "trust_vendor_key",
     "untrust_vendor_key",
@@ -36,7 +40,11 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class ModelRow:
-    """A registered model; `acts` says who did what when: {act, by, authn, at, leaf}."""
+    """A registered model; `acts` says who did what when.
+
+    Each has {act, by, authn, at, leaf}; activated also {mode, scope}, superseded and suspended
+    {reason}, superseded {successor}: the digest of the model that took over.
+    """
 
     digest: str
     id: str
@@ -51,7 +59,22 @@ class ModelRow:
 
     def leaf_of(self, act: str) -> str | None:
         """Give the leaf of the newest act of this name."""
-        return next((a["leaf"] for a in reversed(self.acts) if a["act"] == act), None)
+        newest = self.newest(act)
+        return None if newest is None else newest["leaf"]
+
+    def newest(self, *acts: str) -> Mapping[str, Any] | None:
+        """Give the newest act that is one of these."""
+        return next((a for a in reversed(self.acts) if a["act"] in acts), None)
+
+    @property
+    def scope(self) -> Mapping[str, Sequence[str]]:
+        """Which studies the newest activation is for (bridge.scope); empty for all."""
+        return (self.newest("activated") or {}).get("scope") or {}
+
+    @property
+    def approvers(self) -> list[str]:
+        """Who approved it, in order."""
+        return [a["by"] for a in self.acts if a["act"] == "approved"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +143,33 @@ def vendor_keys(connection: Connection, vendor: str | None = None) -> list[Vendo
     ]
 
 
+def add_signer_key(
+    connection: Connection, person: str, key_sha256: str, pem: str, at: datetime
+) -> bool:
+    """Let a person sign acts with this key; False if it was known before."""
+    return insert_once(connection, signers, {
+        "person": person, "key_sha256": key_sha256, "pem": pem, "added_at": at,
+    })  # fmt: skip
+
+
+def signer_keys(connection: Connection) -> list[tuple[str, str]]:
+    """List (person, SHA-256 of a key that signs for this person)."""
+    rows = connection.execute(select(signers.c.person, signers.c.key_sha256))
+    return [(row.person, row.key_sha256) for row in rows]
+
+
+def note_selftest(connection: Connection, digest: str, machine: str, at: datetime) -> None:
+    """Keep that a model's self-test passed on such a machine (models.machine)."""
+    values = {"model_digest": digest, "machine": machine, "passed_at": at}
+    insert_once(connection, selftests, values)
+
+
+def selftest_passed(connection: Connection, digest: str, machine: str) -> bool:
+    """Whether a model's self-test ever passed on such a machine."""
+    this = (selftests.c.model_digest == digest, selftests.c.machine == machine)
+    return connection.execute(select(selftests.c.passed_at).where(*this)).first() is not None
+
+
 def take_ownership(connection: Connection, model_id: str, vendor: str) -> str:
     """Let the first vendor that registers a model id own it; returns the owner."""
     insert_once(connection, model_owners, {"id": model_id, "vendor": vendor})
@@ -142,11 +192,11 @@ def _model(row: Row[Any]) -> ModelRow:
     return ModelRow(*tuple(row))
 
 
-def list_models(connection: Connection, state: str | None = None) -> list[ModelRow]:
-    """List the models, of one state or all."""
+def list_models(connection: Connection, *states: str) -> list[ModelRow]:
+    """List the models, of these states or all."""
     query = select(models).order_by(models.c.id, models.c.registered_at)
-    if state is not None:
-        query = query.where(models.c.state == state)
+    if states:
+        query = query.where(models.c.state.in_(states))
     return [_model(row) for row in connection.execute(query)]
 
 

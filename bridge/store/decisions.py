@@ -11,7 +11,10 @@ from sqlalchemy import Connection, Row, select
 from bridge.store.database import insert_once
 from bridge.store.tables import decisions, routes
 
-__all__ = ["add_decision", "decisions_of", "last_decision"]
+__all__ = ["CONSENT", "add_decision", "decisions_of", "last_decision"]
+
+CONSENT = "consent"
+"""The lock under which decisions, withdrawals and what takes a model out of use are appended."""
 
 
 def add_decision(

@@ -45,7 +45,17 @@ __all__ = [
 
 _MANY = 500  # values in one IN (…), well below every database's limit
 IMPERSONAL = frozenset(
-    {"models", "vendors", "model_owners", "tokens", "logins", "sessions", "settings"}
+    {
+        "models",
+        "vendors",
+        "model_owners",
+        "signers",
+        "selftests",
+        "tokens",
+        "logins",
+        "sessions",
+        "settings",
+    }
 )
 """Tables that name no patient. A new table is one of these or `forget` knows it (a test looks)."""
 

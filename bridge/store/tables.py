@@ -127,6 +127,8 @@ routes = Table(
     Column("warnings", JSON, nullable=False),
     Column("input_digest", String(64), nullable=True),
     Column("opened_at", Instant, nullable=False),
+    # active, or shadow: then nothing of it is delivered
+    Column("mode", String(8), nullable=False, server_default="active"),
     UniqueConstraint("study_id", "generation", "model_digest"),
     Index("ix_routes_model_digest_input_digest", "model_digest", "input_digest"),
 )  # fmt: skip
@@ -225,6 +227,21 @@ vendors = Table(
     Column("pem", Text, nullable=False),
     Column("trusted_at", Instant, nullable=False),
     Column("until", Instant, nullable=True),
+)  # fmt: skip
+
+signers = Table(
+    "signers", METADATA,
+    Column("person", String(120), primary_key=True),
+    Column("key_sha256", String(64), primary_key=True),
+    Column("pem", Text, nullable=False),
+    Column("added_at", Instant, nullable=False),
+)  # fmt: skip
+
+selftests = Table(
+    "selftests", METADATA,
+    Column("model_digest", String(64), primary_key=True),
+    Column("machine", String(64), primary_key=True),  # models.machine.mark
+    Column("passed_at", Instant, nullable=False),
 )  # fmt: skip
 
 model_owners = Table(

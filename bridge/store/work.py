@@ -58,6 +58,12 @@ class RouteRow:
     evidence: Evidence
     warnings: Sequence[str]
     input_digest: str | None
+    mode: str
+
+    @property
+    def shadow(self) -> bool:
+        """Whether it only looks on: nothing of it is composed or delivered."""
+        return self.mode == "shadow"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +98,7 @@ def _route(row: Row[Any]) -> RouteRow:
     return RouteRow(
         row.id, row.study_id, row.generation, row.model_digest, row.model_id, row.model_version,
         RouteState(row.state), row.reason, row.roles, row.arrivals, Evidence(**row.evidence),
-        row.warnings, row.input_digest,
+        row.warnings, row.input_digest, row.mode,
     )  # fmt: skip
 
 
@@ -108,6 +114,7 @@ def add_route(
     evidence: Mapping[str, Any],
     warnings: Sequence[str],
     at: datetime,
+    mode: str = "active",
 ) -> bool:
     """Open a route; `model` is (digest, id, version). False if it was opened before."""
     return insert_once(connection, routes, {
@@ -116,6 +123,7 @@ def add_route(
         "state": RouteState.WAITING, "reason": "", "roles": dict(roles),
         "arrivals": {k: list(v) for k, v in arrivals.items()}, "evidence": dict(evidence),
         "warnings": list(warnings), "input_digest": None, "opened_at": at,
+        "mode": mode,
     })  # fmt: skip
 
 
@@ -153,6 +161,7 @@ def twin(connection: Connection, row: RouteRow, input_digest: str) -> RouteRow |
             routes.c.study_id == row.study_id,
             routes.c.model_digest == row.model_digest,
             routes.c.input_digest == input_digest,
+            routes.c.mode == row.mode,  # what a shadow found stands for nothing that is delivered
             routes.c.id != row.id,
             routes.c.generation < row.generation,
             routes.c.state.not_in(

@@ -23,7 +23,8 @@ def test_every_command_of_the_contract_has_help(radseal):
         ("retry",), ("cancel",), ("complete",), ("model",), ("model", "trust"),
         ("model", "untrust"), ("model", "new"), ("model", "import"),
         ("model", "check"), ("model", "sign"), ("model", "push"), ("model", "approve"),
-        ("model", "activate"), ("model", "retire"), ("model", "list"), ("runs",), ("consent",),
+        ("model", "activate"), ("model", "shadow"), ("model", "rollback"), ("model", "retire"),
+        ("model", "list"), ("runs",), ("consent",),
         ("consent", "add"), ("consent", "list"), ("consent", "withdraw"), ("consent", "check"),
         ("peer", "echo"), ("send",), ("token", "add"), ("quarantine", "list"),
         ("quarantine", "accept"), ("quarantine", "discard"), ("receipt",), ("verify",), ("demo",),
@@ -165,6 +166,21 @@ def test_a_models_way_in(radseal, tmp_path, desk_vendor):
     radseal("model", "activate", MODEL, "--by", "otto", code=1)
     radseal("model", "approve", f"{MODEL}@1.2.3", "--by", "otto")
     assert "asserted" in radseal("model", "activate", MODEL, "--by", "otto").out
+    limits = ("--scope", "source=CT1,CT2", "--scope", "modality=ct", "--reason", "trial")
+    shadowed = radseal("model", "shadow", MODEL, "--by", "otto", *limits).out
+    assert "made a shadow by otto (asserted); for modality CT; source CT1 or CT2" in shadowed
+    (mine,) = [m for m in radseal("model", "list", "--json").json() if m["id"] == MODEL]
+    assert (mine["alias"], mine["why"]) == ("shadow", "")
+    assert mine["scope"] == {"source": ["CT1", "CT2"], "modality": ["CT"]}
+    assert f"model {MODEL} 1.2.3: shadow" in radseal("status").out
+    radseal("model", "shadow", MODEL, "--by", "otto", "--scope", "ward=3", code=2)
+    assert "taken out" in radseal("model", "rollback", MODEL, "--by", "otto").out
+    assert "rolled back by otto" in radseal("model", "list").out
+    radseal("model", "rollback", MODEL, "--by", "otto", code=1)
+    radseal("model", "approve", MODEL, "--by", "anna", "--key", key, code=1)
+    radseal("model", "trust", public, code=2)
+    radseal("model", "trust", public, "--person", "anna")
+    assert "(proven)" in radseal("model", "activate", MODEL, "--by", "anna", "--key", key).out
     radseal("model", "retire", MODEL, "--by", "otto")
     radseal("model", "approve", "nobody", "--by", "otto", code=1)
 

@@ -308,8 +308,17 @@ def test_an_older_generation_does_not_say_where_the_study_stands(new_site):
 def test_where_a_study_stands(routes, sent, state):
     class Row:
         def __init__(self, state):
-            self.state, self.reason = state, "the reason"
+            self.state, self.reason, self.shadow = state, "the reason", False
 
-    found, words = _outcome(routes, sent, [Row(one) for one in routes])
+    class Shadow(Row):
+        def __init__(self, state):
+            super().__init__(state)
+            self.shadow = True
+
+    live = [Row(one) for one in routes]
+    found, words = _outcome(live, sent)
     assert found is state
     assert words
+    if live:  # a shadow beside them changes nothing, however it ended
+        for one in (R.FAILED, R.REPORTED, R.DENIED):
+            assert _outcome([*live, Shadow(one)], sent) == (found, words)

@@ -156,6 +156,7 @@ def test_every_step_of_a_story_is_a_leaf_and_each_required_part_is_required(site
 
 OTHERS = {
     "key.rotated": {"keys": ["a+b"]},
+    "model.suspended": {"model": "0" * 64, "reason": "rollback"},
     "model.retired": {"model": "0" * 64, "reason": "replaced"},
     "study.quarantined": {"reason": "second-identity"},
     "consent.granted": {"document": "A" * 43 + "=", "status": "active", "source": "fhir"},
