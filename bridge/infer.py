@@ -30,11 +30,14 @@ from models.errors import RunFailed
 from models.findings import Findings
 from models.package import Package
 
-__all__ = ["CARRIED", "SEALED", "chain_of", "permitted", "run", "run_id", "seal"]
+__all__ = [
+    "CARRIED", "LIMITS", "MASK", "SEALED", "chain_of", "output_digest", "paths_of", "permitted",
+    "run", "run_id", "seal",
+]  # fmt: skip
 
 SEALED, CARRIED = "sealed", "carried"
 LIMITS = sandbox.Limits()
-_MASK = "mask.npz"  # models.tasks writes it, bridge.compose reads it
+MASK = "mask.npz"  # models.tasks writes it, bridge.compose reads it
 
 
 def chain_of(rooms: Rooms, route: RouteRow) -> tuple[Chain, StudyRow, GenerationRow]:
@@ -72,6 +75,7 @@ def seal(rooms: Rooms, route_id: str) -> str:
             paths=[path for files in paths.values() for path in files],
             work=rooms.files.run_folder(route_id),
             limits=LIMITS,
+            beside=_beside(rooms, route),
         )
         digest, decoders = sealed.input_digest, dict(sealed.decoders)
     except RunFailed as error:
@@ -91,6 +95,19 @@ def seal(rooms: Rooms, route_id: str) -> str:
             model_id=route.model_id, leaf=leaf,
         )  # fmt: skip
     return SEALED
+
+
+def _beside(rooms: Rooms, route: RouteRow) -> list[Path]:
+    """Give the folders of this generation's routes that read the very same files."""
+    mine = sorted(one for files in route.arrivals.values() for one in files)
+    with reading(rooms.database) as connection:
+        routes = work.routes_of(connection, route.study_id, route.generation)
+    return [
+        rooms.files.work / other.id
+        for other in routes
+        if other.id != route.id
+        and sorted(one for files in other.arrivals.values() for one in files) == mine
+    ]
 
 
 def _carry(
@@ -179,7 +196,7 @@ def _execute(
 ) -> None:
     """Start the model over its input and write into the run's row how it ended."""
     folder = rooms.files.run_folder(route.id)
-    (folder / _MASK).unlink(missing_ok=True)  # an earlier attempt's
+    (folder / MASK).unlink(missing_ok=True)  # an earlier attempt's
     try:
         if route.input_digest is None:
             code, _, words = route.reason.partition(": ")
@@ -289,8 +306,8 @@ def _say_ended(rooms: Rooms, chain: Chain, route: RouteRow, identity: str, start
         body["reason"] = row.code
         words = f"failed ({row.code}): {row.reason}"
     else:
-        mask = rooms.files.run_folder(route.id) / _MASK
-        digest = _output_digest(row.findings, mask if mask.exists() else None)
+        mask = rooms.files.run_folder(route.id) / MASK
+        digest = output_digest(row.findings, mask if mask.exists() else None)
         body |= {
             "milliseconds": round(row.seconds * 1000), "peak_mb": round(row.peak_mb),
             "runtime": _facts(row.runtime),
@@ -343,7 +360,8 @@ def _parameters_digest(findings: Mapping[str, Any]) -> str:
     return hashlib.sha256(said.encode()).hexdigest()
 
 
-def _output_digest(findings: Mapping[str, Any], mask: Path | None) -> str:
+def output_digest(findings: Mapping[str, Any], mask: Path | None) -> str:
+    """SHA-256 of what a run found, in hex: what the leaf commits to under the study's key."""
     digest = hashlib.sha256(repr(sorted(findings.items())).encode())
     if mask is not None:
         digest.update(mask.read_bytes())

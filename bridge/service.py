@@ -22,7 +22,6 @@ import sys
 import threading
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import IO
 
 import sqlalchemy
@@ -37,11 +36,11 @@ from bridge.engine import Engine
 from bridge.erasure import erase
 from bridge.errors import RadsealError, Refused, SettingsError, WrongUse
 from bridge.front import Front
-from bridge.header import same_pixel_bytes
 from bridge.home import open_rooms
+from bridge.indexing import ATTRIBUTES, readable, same_pixels
+from bridge.infer import LIMITS
 from bridge.receive import Indexer
 from bridge.report.errors import ReportError
-from bridge.rooms import Rooms
 from bridge.site import Site
 from bridge.turns import Busy, using
 from bridge.witnessing import cosigning, witnesses
@@ -49,20 +48,16 @@ from bridge.witnessing.witnesses import Witnesses
 from ledger.cosigner import Cosigner
 from ledger.errors import LedgerError, SecondSequencer
 from ledger.sequencer import Sequencer
-from models import cell, sandbox, select
-from models.errors import ModelError, RunFailed
+from models import cell, sandbox
+from models.errors import ModelError
 
 __all__ = ["Service", "serve", "work"]
 
 _PUBLISH_EVERY = 0.2
 _INDEX_EVERY = 0.15
 _ERASE_EVERY = 5.0
+_KEEP_EVERY = 5.0
 _LOST_AFTER = 120.0
-_ATTRIBUTES = tuple(
-    dict.fromkeys(
-        [*select.READ, "InstanceNumber", "PatientSex", "InstitutionalDepartmentName"]
-    )
-)  # fmt: skip
 
 
 class _Loop(threading.Thread):
@@ -134,6 +129,7 @@ class Service:
         self._screen()
         self.engine.launch()
         self._loop("publisher", self._publish)
+        self._loop("models", self._keep_warm)
         self._ask_witnesses()
         if not self._listen:
             return
@@ -250,6 +246,11 @@ class Service:
         metrics.WAITING.set(self.rooms.files.waiting() if indexed else 0)
         return 0.0 if indexed else _INDEX_EVERY
 
+    def _keep_warm(self) -> float:
+        """Keep a process ready for each model in routing, and none for the others."""
+        sandbox.keep_warm((package for _, package in self.rooms.catalog.active()), LIMITS)
+        return _KEEP_EVERY
+
     def _erase(self) -> float:
         """Finish erasures that two people decided on and a crash left unfinished."""
         with contextlib.suppress(Busy):
@@ -266,9 +267,9 @@ class Service:
             )  # fmt: skip
 
         return Indexer(
-            engine=rooms.database, files=rooms.files, keywords=_ATTRIBUTES,
-            issuer_of=self._site.issuer_of, same_pixels=_same_pixels, subject_of=rooms.subject,
-            opened=opened, readable=lambda sop_class: _readable(rooms, sop_class),
+            engine=rooms.database, files=rooms.files, keywords=ATTRIBUTES,
+            issuer_of=self._site.issuer_of, same_pixels=same_pixels, subject_of=rooms.subject,
+            opened=opened, readable=lambda sop_class: readable(rooms, sop_class),
             new_id=ambient.new_id,
         )  # fmt: skip
 
@@ -325,25 +326,6 @@ def _access(line: AccessLine) -> None:
         "http", method=line.method, route_template=line.route, status=line.status,
         seconds=round(line.ms / 1000, 4), role=line.role,
     )  # fmt: skip
-
-
-def _same_pixels(held: Path, new: Path) -> bool | None:
-    """Compare pixels: by their bytes, and only where those differ decoded, in child processes."""
-    if same_pixel_bytes(held, new):
-        return True
-    limits = sandbox.Limits(timeout_s=60, memory_mb=4096)
-    try:
-        return sandbox.pixel_digest(held, limits) == sandbox.pixel_digest(new, limits)
-    except RunFailed:
-        return None
-
-
-def _readable(rooms: Rooms, sop_class_uid: str) -> bool:
-    """Whether any active model could read such an object."""
-    return any(
-        not (classes := package.input.get("sop_classes")) or sop_class_uid in classes
-        for _, package in rooms.catalog.active()
-    )
 
 
 def _hear() -> threading.Event:

@@ -1,8 +1,8 @@
 """The child process: first it gives up what it does not need, then it reads hostile bytes.
 
 Started by `models.cell` as `python -I`, perhaps long before there is a task: until one
-comes as a JSON object on standard input it has loaded libraries and nothing else. Then it
-takes its limits, and answers as JSON lines in the file that the task names ({"stage": ...}
+comes as a JSON object on its line (standard input) it has loaded libraries and nothing else.
+Then it takes its limits, and answers as JSON lines in the file that the task names ({"stage": ...}
 while it works, then {"ok": ...} or {"failed": ...}); large results are files in the work
 folder. Decoders that write to standard output reach nothing. An uncaught death is
 reported by the parent, with the stage in which it happened.
@@ -12,32 +12,36 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import functools
 import json
 import os
 import resource
 import signal
-import sys
-from collections.abc import Callable, Mapping
+import socket
+from collections.abc import Callable
 from typing import Any, Final
 
 from models.errors import NO_ROOM, ModelError, RunFailed
+from models.line import Gone, Line
 
 __all__ = ["main"]
 
-Task = Callable[[dict[str, Any], Callable[[str], None]], dict[str, Any]]
+Task = Callable[..., dict[str, Any]]
 
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_NO_NEW_PRIVS: Final = 38
 _CLONE_NEWUSER: Final = 0x10000000
 _CLONE_NEWNET: Final = 0x40000000
 _MB: Final = 1024 * 1024
+_LONGEST: Final = 64 * _MB  # a request names every file of an input
 
 
-def _limit(kind: int, value: int) -> None:
+def _limit(kind: int, value: int, most: int | None = None) -> None:
     _, hard = resource.getrlimit(kind)
+    most = value if most is None else most
     if hard != resource.RLIM_INFINITY:
-        value = min(value, hard)
-    resource.setrlimit(kind, (value, value))
+        value, most = min(value, hard), min(most, hard)
+    resource.setrlimit(kind, (value, most))
 
 
 def _no_network(libc: ctypes.CDLL) -> bool:
@@ -58,7 +62,9 @@ def _confine(limits: dict[str, Any], parent: int) -> bool:
     _limit(resource.RLIMIT_CORE, 0)
     _limit(resource.RLIMIT_NOFILE, 512)
     _limit(resource.RLIMIT_FSIZE, int(limits["file_mb"]) * _MB)
-    _limit(resource.RLIMIT_CPU, max(int(limits["cpu_s"]), 1))
+    # A process that serves one run after another has its parent move the first of the two on.
+    spent = max(int(limits["cpu_s"]), 1)
+    _limit(resource.RLIMIT_CPU, spent, int(limits.get("cpu_life_s", spent)))
     _limit(resource.RLIMIT_AS, int(limits["address_mb"]) * _MB)
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
     return offline
@@ -99,25 +105,39 @@ def main(*, ahead: bool = False) -> None:
     """Load the libraries (all, if `ahead` of any task), read the task, confine, do it, answer."""
     from models import tasks
 
+    line = Line(socket.socket(fileno=0))
     if ahead:
         tasks.load_libraries()
-    request = sys.stdin.read()
-    if not request:
+    try:
+        request, _ = line.hear(most=_LONGEST)
+    except Gone:
         return  # whoever might have had a task is gone
     try:
-        _serve(json.loads(request), tasks.TASKS)
+        _serve(request, line)
     except OSError as error:
         if _no_room(error):
             os._exit(NO_ROOM)
         raise
 
 
-def _serve(request: dict[str, Any], tasks: Mapping[str, Task]) -> None:
+def _task(name: str, line: Line) -> Task:
+    """Find a task; a run and a warm graph go on talking on the line."""
+    from models import tasks
+
+    if name == "serve":
+        from models import serving
+
+        return functools.partial(serving.serve, line=line)
+    task: Task = tasks.TASKS[name]
+    return functools.partial(task, line=line) if name == "run" else task
+
+
+def _serve(request: dict[str, Any], line: Line) -> None:
     voice = _Voice(request["answer"])
     voice.stage("start")
     offline = _confine(request["limits"], int(request["parent"]))
     try:
-        answer = tasks[request["task"]](request["params"], voice.stage)
+        answer = _task(request["task"], line)(request["params"], voice.stage)
     except RunFailed as failed:
         voice.say(failed={"code": failed.code, "text": failed.text})
         return

@@ -11,10 +11,10 @@ import numpy.typing as npt
 from models.errors import RunFailed
 from models.package import Package
 from models.preprocess import Image, apply, from_volume, onto, tensor
-from models.runtime import Session, open_session, runtime_name
+from models.runtime import Session, open_session
 from models.volume import Volume
 
-__all__ = ["infer", "prepare"]
+__all__ = ["opened", "prepare", "through"]
 
 Array = npt.NDArray[Any]
 
@@ -107,26 +107,29 @@ def _declared(package: Package, tensors: Mapping[str, Array], feeds: Mapping[str
                 )
 
 
-def infer(
-    package: Package, feeds: Mapping[str, Array], threads: int
-) -> tuple[dict[str, Array], dict[str, Any]]:
-    """Run the graph; return the outputs the manifest names and what ran it.
+def opened(package: Package, threads: int, *, alone: bool) -> Session:
+    """Load a package's graph; `threads` caps the manifest's `intra_threads`. Raises RunFailed.
 
-    `threads` caps the manifest's `intra_threads`. Raises RunFailed.
+    `alone` says that the process ends with this run: a stack of images may keep its memory.
     """
     execution = package.execution
-    layout = str(package.deployment["layout"])
-    providers = execution.get("providers", ["CPUExecutionProvider"])
-    session = open_session(
+    return open_session(
         package.model_path,
-        providers=providers,
+        providers=execution.get("providers", ["CPUExecutionProvider"]),
         threads=min(int(execution.get("intra_threads", threads)), threads),
-        volume=layout != "NCHW",
+        volume=not alone or str(package.deployment["layout"]) != "NCHW",
     )
+
+
+def through(
+    package: Package, session: Session, feeds: Mapping[str, Array]
+) -> tuple[dict[str, Array], dict[str, Any]]:
+    """Run the graph; return the outputs the manifest names and what ran it. Raises RunFailed."""
     wanted = package.tensors
-    if layout == "NCHW":
-        tensors = _batched(session, feeds, wanted, int(execution.get("max_batch", 1)))
+    if str(package.deployment["layout"]) == "NCHW":
+        size = int(package.execution.get("max_batch", 1))
+        tensors = _batched(session, feeds, wanted, size)
     else:
         tensors = session.run(feeds, wanted)
     _declared(package, tensors, feeds)
-    return tensors, runtime_name(session.providers)
+    return tensors, session.facts()

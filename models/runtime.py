@@ -26,6 +26,7 @@ _DTYPES: Final = {
     "tensor(uint16)": "uint16", "tensor(int32)": "int32", "tensor(int64)": "int64",
     "tensor(bool)": "bool",
 }  # fmt: skip
+_OPTIMISATION: Final = "all"
 
 
 def _ort() -> Any:
@@ -56,13 +57,19 @@ def _failed(error: BaseException) -> RunFailed:
 class Session:
     """One loaded graph. `run` may be called from several threads."""
 
-    def __init__(self, session: Any, providers: Sequence[str]) -> None:
+    def __init__(self, session: Any, threads: int) -> None:
         self._session = session
-        self.providers = tuple(providers)
+        self.providers = tuple(session.get_providers())
+        self._threads = threads
         self.inputs = {i.name: (_DTYPES.get(i.type, i.type), i.shape) for i in session.get_inputs()}
         self.outputs = {
             o.name: (_DTYPES.get(o.type, o.type), o.shape) for o in session.get_outputs()
         }
+
+    def facts(self) -> dict[str, Any]:
+        """Name what runs this graph, with its settings, as a leaf says it."""
+        settings = {"threads": self._threads, "optimisation": _OPTIMISATION}
+        return {**runtime_name(self.providers), **settings}
 
     def run(self, feeds: Mapping[str, Array], wanted: Sequence[str]) -> dict[str, Array]:
         """Run once. Raises RunFailed for a wrong or not finite input or output."""
@@ -120,6 +127,7 @@ def open_session(path: Path, *, providers: Sequence[str], threads: int, volume: 
     options = ort.SessionOptions()
     options.intra_op_num_threads = max(threads, 1)
     options.inter_op_num_threads = 1
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.enable_cpu_mem_arena = not volume
     options.log_severity_level = 3
@@ -130,7 +138,24 @@ def open_session(path: Path, *, providers: Sequence[str], threads: int, volume: 
         raise RunFailed("memory", "the model needs more memory than it is allowed") from error
     except _errors() as error:
         raise _failed(error) from error
-    actual = session.get_providers()
-    if providers[0] not in actual:
-        raise RunFailed("bad_model", f"the runtime has no {providers[0]}")
-    return Session(session, actual)
+    session.disable_fallback()
+    missing = _fallen(providers, session.get_providers())
+    if missing:
+        raise RunFailed("bad_model", missing)
+    return Session(session, options.intra_op_num_threads)
+
+
+def _fallen(asked: Sequence[str], given: Sequence[str]) -> str:
+    """Say which provider that a package asks for is not there; empty where all are, in order.
+
+    ONNX Runtime only warns and takes the next one. The CPU stands last in any session, even
+    where nobody asked for it: it takes the nodes that an accelerator does not know.
+    """
+    rest = [name for name in given if name in asked]
+    if rest == list(asked):
+        return ""
+    gone = [name for name in asked if name not in given] or list(asked)
+    return (
+        f"the runtime here cannot use {', '.join(gone)} (it has {', '.join(given)}); install the "
+        "onnxruntime wheel that brings it, or let the package ask for CPUExecutionProvider"
+    )

@@ -1,28 +1,32 @@
 """The parent's side of a model's cell: start a child with limits, wait, and believe little.
 
-Every decode and every run happens in a fresh `python -I` with limits on memory,
-CPU, time, files and, where the system allows, without network. A child that
+Every decode happens in a fresh `python -I` with limits on memory, CPU, time, files and,
+where the system allows, without network; so does every run, but for the graph itself where
+a warm child keeps it (models.warm). A child that
 dies, hangs or swells is a RunFailed with a reason, and nothing else; a full disk is an
 OSError, for it says nothing about model or picture.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
-import signal
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from models import cell
+from models import cell, decoded, warm
 from models.errors import NO_ROOM, RunFailed
 from models.fault import Fault
 from models.findings import Findings
+from models.limits import Limits, death, request
+from models.line import Garbled, Gone, Line
 from models.package import Package
 
 __all__ = [
@@ -33,6 +37,7 @@ __all__ = [
     "admit",
     "card",
     "describe",
+    "keep_warm",
     "look",
     "pixel_digest",
     "raw_frames",
@@ -42,26 +47,10 @@ __all__ = [
     "selftest",
 ]
 
-_BASE_MB: Final = 1024  # address space of Python and the libraries, beside what a task may use
+_TWICE: Final = (
+    "; it died twice on this input, in the model's warm process and alone, and is not tried again"
+)
 _MAX_ANSWER: Final = 64 * 1024**2
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What a child may use: memory (MB), wall-clock seconds, file size (MB), threads.
-
-    CPU seconds follow: timeout_s for each thread, and a little. `threads` None
-    means the cores of this process.
-    """
-
-    memory_mb: int = 8192
-    timeout_s: float = 600.0
-    file_mb: int = 8192
-    threads: int | None = None
-
-    def cores(self) -> int:
-        """Count the threads a child may use."""
-        return max(self.threads or len(os.sched_getaffinity(0)), 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,18 +87,6 @@ class SelfTest:
     text: str
 
 
-def _dead(code: int, stage: str) -> RunFailed:
-    """Name the death of a child that gave no answer."""
-    if code == -signal.SIGXCPU:
-        return RunFailed("timeout", "the CPU time allowed was used up")
-    if code == -signal.SIGKILL:
-        return RunFailed("memory", "the process was killed, most likely for want of memory")
-    if stage == "decode":
-        return RunFailed("undecodable", "a decoder crashed on an image")
-    how = f"signal {-code}" if code < 0 else f"exit code {code}"
-    return RunFailed("crashed", f"the process ended with {how} (stage {stage})")
-
-
 def _read(answer: Path) -> tuple[dict[str, Any] | None, str]:
     """Return (last answer or None, last stage) of a child's output file."""
     if not answer.exists():
@@ -130,47 +107,82 @@ def _read(answer: Path) -> tuple[dict[str, Any] | None, str]:
     return final, stage
 
 
-def _ask(task: str, params: dict[str, Any], work: Path, limits: Limits) -> dict[str, Any]:
+def _ask(
+    task: str, params: dict[str, Any], work: Path, limits: Limits, via: warm.Graph | None = None
+) -> dict[str, Any]:
     work.mkdir(parents=True, exist_ok=True)
-    threads = limits.cores()
     answer = work / f".{task}.answer"
     answer.unlink(missing_ok=True)  # of an attempt that died with its parent
-    request = {
-        "task": task,
-        "parent": os.getpid(),
-        "answer": str(answer),
-        "params": {**params, "threads": threads},
-        "limits": {
-            "address_mb": limits.memory_mb + _BASE_MB,
-            "cpu_s": int(limits.timeout_s * threads) + 5,
-            "file_mb": limits.file_mb,
-        },
-    }
-    spare = cell.take(threads)
-    code = _tell(spare, request, limits) if spare is not None else None
-    if code is None or not answer.exists():  # a spare that was gone before it began
-        code = _tell(cell.start(threads), request, limits)
+    asked = request(task, params, str(answer), limits)
+    spare = cell.take(limits.cores())
+    told = _tell(spare, asked, limits, via) if spare is not None else None
+    if told is None or not answer.exists():  # a spare that was gone before it began
+        told = _tell(cell.start(limits.cores()), asked, limits, via)
+    code, lost = told
     final, stage = _read(answer)
     answer.unlink(missing_ok=True)
     if final is None and code == NO_ROOM:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     if final is None:
-        raise _dead(code, stage)
+        died = death(code, stage)
+        raise RunFailed(died.code, died.text + (_TWICE if lost else ""))
     if "failed" in final:
         raise RunFailed(str(final["failed"]["code"]), str(final["failed"]["text"]))
     found: dict[str, Any] = final["ok"]
     return found
 
 
-def _tell(process: cell.Process, request: Mapping[str, Any], limits: Limits) -> int:
-    """Give a cell its task and wait for its end; returns the exit code."""
+def _tell(
+    process: cell.Process, asked: Mapping[str, Any], limits: Limits, via: warm.Graph | None
+) -> tuple[int, bool]:
+    """Give a cell its task and wait for its end: exit code, and whether a warm graph was lost."""
+    until, lost = time.monotonic() + limits.timeout_s, False
     try:
-        process.communicate(json.dumps(request).encode(), timeout=limits.timeout_s)
-    except subprocess.TimeoutExpired as error:
-        raise RunFailed("timeout", f"no answer within {limits.timeout_s:g} seconds") from error
+        with contextlib.suppress(Gone):
+            process.line.tell(asked, seconds=limits.timeout_s)
+            if via is None:
+                process.line.no_more()
+            else:
+                waited, lost = _mediate(process.line, via, until)
+                until += waited
+        process.wait(max(until - time.monotonic(), 0.01))
+    except (TimeoutError, subprocess.TimeoutExpired) as error:
+        twice = _TWICE if lost else ""
+        text = f"no answer within {limits.timeout_s:g} seconds{twice}"
+        raise RunFailed("timeout", text) from error
+    except Garbled as error:
+        raise RunFailed("bad_output", "the child's words cannot be read") from error
     finally:
         cell.end(process)
-    return process.returncode
+    return process.returncode, lost
+
+
+def _mediate(line: Line, via: warm.Graph, until: float) -> tuple[float, bool]:
+    """Carry checked tensors from a study's child to the model's, and what came out back.
+
+    Returns (seconds that do not count as the study's child's own, whether the model's child
+    died). Then the study's child runs the graph itself: that is the second try, and the last.
+    """
+    words, file = line.hear(until - time.monotonic())
+    if file is None:
+        raise Garbled
+    asked = time.monotonic()
+    try:
+        table = via.checked(file, words.get("feeds"))
+        ran = via.run(file, table, until)
+    except warm.Lost as lost:
+        line.tell({"alone": True})
+        return time.monotonic() - asked, lost.died
+    except RunFailed as failed:
+        line.tell({"failed": {"code": failed.code, "text": failed.text}})
+        return time.monotonic() - asked, False
+    finally:
+        os.close(file)
+    try:
+        line.tell({"outputs": ran.table, "runtime": ran.runtime}, ran.file)
+    finally:
+        os.close(ran.file)
+    return ran.waited, False
 
 
 def _ask_alone(task: str, params: dict[str, Any], limits: Limits) -> dict[str, Any]:
@@ -192,20 +204,26 @@ def _named(package: Package) -> dict[str, Any]:
     return {"package": str(package.root), "package_digest": package.package_digest}
 
 
-def seal(*, paths: Sequence[Path], work: Path, limits: Limits) -> Sealed:
+def seal(
+    *, paths: Sequence[Path], work: Path, limits: Limits, beside: Sequence[Path] = ()
+) -> Sealed:
     """Decode every image in a child; digest pixels and the attributes that models can see.
 
-    The digest does not change with transfer syntax or patient data. Raises
-    RunFailed("undecodable", "memory", "timeout" ...).
+    The digest does not change with transfer syntax or patient data. What was sealed before
+    of these very files is taken, from `work` or from a folder `beside` it: two models on one
+    series decode it once. Raises RunFailed("undecodable", "memory", "timeout" ...).
     """
-    cache = work / "pixels"
-    params = {"paths": [str(p) for p in paths], "cache": str(cache)}
-    found = _ask("seal", params, work, limits)
+    with decoded.turn(paths):
+        found = decoded.take(paths, work, beside)
+        if found is None:
+            cache = str(work / decoded.PIXELS)
+            found = _ask("seal", {"paths": [str(p) for p in paths], "cache": cache}, work, limits)
+            decoded.note(paths, work, found)
     return Sealed(
         input_digest=found["input_digest"],
         instances=tuple((str(u), str(s), int(n)) for u, s, n in found["instances"]),
         decoders=dict(found["decoders"]),
-        cached=cache,
+        cached=work / decoded.PIXELS,
     )
 
 
@@ -253,15 +271,27 @@ def run(
     }
     if not order:
         raise RunFailed("bad_input", "no series was given for the model's roles")
-    found = _ask("run", params, work, _for(package, limits))
+    tight = _for(package, limits)
+    via = warm.graph(package, tight)
+    more: dict[str, Any] = {} if via is None else {"via": via}
+    found = _ask("run", {**params, "warm": via is not None}, work, tight, **more)
     return Outcome(
         findings=Findings.from_json(found["findings"]),
         mask_path=Path(found["mask"]) if found["mask"] else None,
         preview_path=Path(found["preview"]),
         runtime=found["runtime"],
         seconds=float(found["seconds"]),
-        peak_mb=int(found["peak_mb"]),
+        peak_mb=max(int(found["peak_mb"]), via.peak_mb if via is not None else 0),
     )
+
+
+def keep_warm(packages: Iterable[Package], limits: Limits) -> None:
+    """Keep a child with its graph loaded for each of these models that may have one, and no other.
+
+    They are started ahead, one after another, in the background. Before the first call every
+    run has its own child only.
+    """
+    warm.keep([(package, _for(package, limits)) for package in packages])
 
 
 def selftest(package: Package, limits: Limits) -> SelfTest:

@@ -22,7 +22,7 @@ from models.errors import RunFailed
 from models.package import Package
 from models.runtime import Session, open_session
 
-__all__ = ["data_sets", "generated", "record", "run"]
+__all__ = ["data_sets", "generated", "inputs", "record", "run"]
 
 Array = npt.NDArray[Any]
 _FOLDER: Final = "selftest"
@@ -81,6 +81,13 @@ def _one(
         if value.tobytes() != got[name].tobytes():
             return f"{folder.name}: {name} is another one when the same input is run again"
     return None
+
+
+def inputs(package: Package, session: Session) -> dict[str, Array]:
+    """Give the first data set's inputs; none where the package has no data. Raises RunFailed."""
+    for name in data_sets(package)[:1]:
+        return _tensors(package.root / _FOLDER / name, "input", list(session.inputs))
+    return {}
 
 
 def run(package: Package, threads: int) -> tuple[bool, str]:

@@ -18,13 +18,14 @@ import numpy as np
 import numpy.typing as npt
 from pydicom.dataset import Dataset, FileDataset
 
-from models import decode, volume
+from models import decode, shared, volume
 from models.errors import RunFailed
 from models.fault import Fault
+from models.line import Line
 from models.package import MODEL, Package, load, survey
 from models.select import READ
 
-__all__ = ["TASKS", "input_digest", "load_libraries"]
+__all__ = ["TASKS", "input_digest", "load_libraries", "registered"]
 
 Stage = Callable[[str], None]
 Array = npt.NDArray[Any]
@@ -147,7 +148,8 @@ def _cached(folder: str | None) -> Callable[[Path, FileDataset], Array]:
     return pixels_of
 
 
-def _package(params: dict[str, Any]) -> Package:
+def registered(params: dict[str, Any]) -> Package:
+    """Load the package that the parent names, if it still is the one that was registered."""
     package = load(Path(params["package"]))
     if package.package_digest != params["package_digest"]:
         raise RunFailed("bad_model", "the package on disk is not the one that was registered")
@@ -166,11 +168,30 @@ def _save(path: Path, compress: bool, **arrays: Array) -> None:
     os.close(folder)
 
 
-def _run(params: dict[str, Any], stage: Stage) -> dict[str, Any]:
+def _infer(
+    package: Package, feeds: dict[str, Array], threads: int, line: Line | None
+) -> tuple[dict[str, Array], dict[str, Any]]:
+    """Have the parent's warm graph run, or run it here where the parent has none or lost it."""
+    from models import infer
+
+    if line is not None:
+        file, rows = shared.put(feeds)
+        line.tell({"feeds": rows}, file)
+        os.close(file)
+        told, file_of_outputs = line.hear()
+        if "failed" in told:
+            raise RunFailed(str(told["failed"]["code"]), str(told["failed"]["text"]))
+        if file_of_outputs is not None:
+            return shared.view(file_of_outputs, told["outputs"]), dict(told["runtime"])
+    tensors, runtime = infer.through(package, infer.opened(package, threads, alone=True), feeds)
+    return tensors, {**runtime, "process": "own"}
+
+
+def _run(params: dict[str, Any], stage: Stage, line: Line | None = None) -> dict[str, Any]:
     from models import infer, outputs, preview
 
     started = time.perf_counter()
-    package = _package(params)
+    package = registered(params)
     stage("decode")
     pixels_of = _cached(params.get("cache"))
     stored = any(s["op"] == "Rescale" and s["to"] == "stored" for s in package.preprocess)
@@ -184,7 +205,8 @@ def _run(params: dict[str, Any], stage: Stage) -> dict[str, Any]:
     first = volumes[next(iter(params["roles"]))]
     source, image, feeds = infer.prepare(package, volumes)
     stage("infer")
-    tensors, runtime = infer.infer(package, feeds, int(params["threads"]))
+    elsewhere = line if params.get("warm") else None
+    tensors, runtime = _infer(package, feeds, int(params["threads"]), elsewhere)
     stage("interpret")
     result = outputs.interpret(package, tensors, image, source, first, params["warnings"])
     stage("write")
@@ -207,7 +229,7 @@ def _selftest(params: dict[str, Any], stage: Stage) -> dict[str, Any]:
     from models import selftest
 
     stage("infer")
-    passed, text = selftest.run(_package(params), int(params["threads"]))
+    passed, text = selftest.run(registered(params), int(params["threads"]))
     return {"passed": passed, "text": text}
 
 
@@ -263,7 +285,7 @@ def load_libraries() -> None:
     from models import infer, outputs, preview  # noqa: F401
 
 
-TASKS: Final[dict[str, Callable[[dict[str, Any], Stage], dict[str, Any]]]] = {
+TASKS: Final[dict[str, Callable[..., dict[str, Any]]]] = {
     "seal": _seal,
     "pixel_digest": _pixel_digest,
     "raw_frames": _raw_frames,

@@ -36,9 +36,9 @@ from bridge.demo import phantom
 from bridge.engine import EngineClient
 from bridge.files import arrival_name
 from bridge.home import create, open_rooms, publish
+from bridge.indexing import ATTRIBUTES, readable
 from bridge.receive import Indexer
 from bridge.report.identity import derived_uid
-from bridge.service import _ATTRIBUTES, _readable
 from bridge.store import arrivals, story, tables
 from bridge.store.database import reading
 from ledger.tiles import unpack
@@ -129,7 +129,7 @@ def write_package(root: Path, change: dict[str, Any] | None = None, model: Any =
 
 
 def _same_pixels_here(held: Path, new: Path) -> bool | None:
-    """As service._same_pixels, without the child process that makes it slow."""
+    """As bridge.indexing.same_pixels, without the child process that makes it slow."""
     try:
         first, second = (decode.read_header(path) for path in (held, new))
         if not decode.has_pixels(first) and not decode.has_pixels(second):
@@ -223,10 +223,10 @@ class Bench:
             self.opened.append((study_id, generation))
 
         return Indexer(
-            engine=self.rooms.database, files=self.rooms.files, keywords=_ATTRIBUTES,
+            engine=self.rooms.database, files=self.rooms.files, keywords=ATTRIBUTES,
             issuer_of=self.settings.issuer_of, same_pixels=_same_pixels_here,
             subject_of=self.rooms.subject, opened=opened,
-            readable=lambda sop_class: _readable(self.rooms, sop_class), new_id=ambient.new_id,
+            readable=lambda sop_class: readable(self.rooms, sop_class), new_id=ambient.new_id,
         )  # fmt: skip
 
     def close(self) -> None:

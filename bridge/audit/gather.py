@@ -133,6 +133,7 @@ _WORDS: Mapping[str, str] = {
     "model.approved": "the model {id} {version} was approved by {by}",
     "model.activated": "the model {id} {version} was put to use by {by}",
     "model.suspended": "the model {id} {version} was taken out of routing: {reason}",
+    "model.assessed": "a report on what the model {id} {version} did was made for {by}",
     "model.retired": "the model {id} {version} was taken out of use by {by}",
     "study.received": "{instances} images came from {source}, generation {generation}",
     "study.quarantined": "images were set apart: {reason}",

@@ -1,4 +1,4 @@
-"""Commands about studies: studies, why, complete, retry, cancel, send, quarantine."""
+"""Commands about studies: studies, why, complete, retry, cancel, send, rerun, quarantine."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Annotated, Any
 import typer
 
 from bridge import acts
+from bridge import rerun as second
 from bridge.cli.opened import JsonOption, SiteOption, opened, print_json, print_table
-from bridge.errors import Refused
+from bridge.errors import NotFound, Refused
 from bridge.peers import dicom
 from bridge.store import quarantine as rows_of
 from bridge.store import story
@@ -26,7 +27,7 @@ By = Annotated[str, typer.Option("--by", help="Who decides.")]
 
 def register(app: typer.Typer) -> None:
     """Add these commands."""
-    for command in (studies, why, complete, retry, cancel, send, runs):
+    for command in (studies, why, complete, retry, cancel, send, runs, rerun):
         app.command(command.__name__)(command)
 
 
@@ -139,6 +140,36 @@ def runs(
         ],
         "no model ran yet",
     )  # fmt: skip
+
+
+def rerun(
+    run_id: Annotated[str, typer.Argument(metavar="RUN_ID", help="See `radseal runs`.")],
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Compare with what the log holds of the run.")
+    ] = False,
+    site: SiteOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Run a model again on the same stored images; delivers nothing.
+
+    With --compare: exit 0 if the outputs are equal, 1 if they differ, 2 if it is not possible.
+    """
+    try:
+        with opened(site) as rooms:
+            found = second.rerun(rooms, run_id)
+    except (NotFound, Refused) as error:
+        if json_:
+            print_json({"run": run_id, "outcome": "not possible", "reason": str(error)})
+        else:
+            typer.echo(f"not possible: {error}", err=True)
+        raise typer.Exit(2) from None
+    outcome = "differs" if found.differs else "equal"
+    if json_:
+        told = asdict(found) | ({"outcome": outcome, "words": found.words} if compare else {})
+        print_json(told)
+    else:
+        typer.echo(found.words if compare else found.statement)
+    raise typer.Exit(1 if compare and found.differs else 0)
 
 
 def send(

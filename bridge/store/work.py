@@ -26,6 +26,7 @@ __all__ = [
     "artifacts_of_study",
     "deliveries_of",
     "earlier_artifacts",
+    "find_run",
     "finish_run",
     "note_unwanted",
     "place",
@@ -210,6 +211,11 @@ def finish_run(
 def run_of(connection: Connection, run_id: str) -> Row[Any]:
     """Give a run's row; it must exist."""
     return connection.execute(select(runs).where(runs.c.id == run_id)).one()
+
+
+def find_run(connection: Connection, run_id: str) -> Row[Any] | None:
+    """Find a run's row."""
+    return connection.execute(select(runs).where(runs.c.id == run_id)).first()
 
 
 def runs_of(connection: Connection, route_id: str) -> list[Row[Any]]:

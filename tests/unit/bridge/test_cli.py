@@ -26,7 +26,7 @@ def test_every_command_of_the_contract_has_help(radseal):
         ("model", "activate"), ("model", "shadow"), ("model", "rollback"), ("model", "retire"),
         ("model", "list"), ("runs",), ("consent",),
         ("consent", "add"), ("consent", "list"), ("consent", "withdraw"), ("consent", "check"),
-        ("peer", "echo"), ("send",), ("token", "add"), ("quarantine", "list"),
+        ("peer", "echo"), ("send",), ("rerun",), ("token", "add"), ("quarantine", "list"),
         ("quarantine", "accept"), ("quarantine", "discard"), ("receipt",), ("verify",), ("demo",),
     ):  # fmt: skip
         assert "Usage" in radseal(*words, "--help").out
@@ -109,6 +109,13 @@ def test_studies_and_why(radseal):
     assert "Volume" in text
     (run,) = radseal("runs", "--json").json()
     assert run["state"] == "completed"
+    assert radseal("rerun", run["id"], "--compare").out.startswith("equal (compared: findings and")
+    told = radseal("rerun", run["id"], "--compare", "--json").json()
+    assert (told["outcome"], told["basis"], told["differs"]) == ("equal", "commitment", [])
+    assert told["then"]["cpu"] == told["now"]["cpu"]
+    assert "not possible: no such run" in radseal("rerun", "0" * 32, "--compare", code=2).err
+    told = radseal("rerun", "0" * 32, "--json", code=2).json()
+    assert told["outcome"] == "not possible"
 
 
 @pytest.mark.usefixtures("lived")

@@ -13,7 +13,7 @@ from bridge import infer
 from bridge.errors import NotFound, Refused
 from bridge.infer import _parameters_digest
 from bridge.study import RouteState
-from models import sandbox
+from models import sandbox, warm
 
 UID = str(images(1)[0].StudyInstanceUID)
 
@@ -33,6 +33,43 @@ def route(desk, route_id: str):
 
 def leaf_types(desk) -> list[str]:
     return [leaf["type"] for leaf in desk.leaves()]
+
+
+def test_the_leaf_says_that_a_warm_process_ran_it_and_with_what(sealed):
+    desk, route_id = sealed
+    active = [package for _, package in desk.rooms.catalog.active()]
+    sandbox.keep_warm(active, infer.LIMITS)
+    try:
+        desk.run(route_id)
+    finally:
+        warm.keep([])
+        warm._kept = None
+    runtime = desk.leaves()[-1]["body"]["runtime"]
+    assert runtime["process"] == "warm"
+    assert runtime["threads"] == 1
+    assert runtime["optimisation"] == "all"
+    assert runtime["version"]
+    desk.verify()
+
+
+def test_two_models_on_one_series_decode_it_once(desk, monkeypatch):
+    desk.model()
+    other = tiny.threshold_graph(above=101.0)
+    desk.model({"deployment": {"identity": {"id": "test.second"}}}, model=other)
+    desk.receive(*images(3))
+    asked = []
+    ask = sandbox._ask
+    monkeypatch.setattr(
+        sandbox, "_ask", lambda *args, **more: asked.append(args[0]) or ask(*args, **more)
+    )
+    first, second = desk.seal(UID)
+    for route_id in (first, second):
+        assert infer.seal(desk.rooms, route_id) == infer.SEALED
+        desk.run(route_id)
+    assert asked.count("seal") == 1
+    assert [run.state for run in desk.rows("runs")] == ["completed"] * 2
+    assert route(desk, first).input_digest == route(desk, second).input_digest
+    desk.verify()
 
 
 def test_a_run_is_sealed_asked_and_completed(sealed):

@@ -165,7 +165,7 @@ def test_late_objects_that_no_model_reads_open_none(desk):
 
 
 @pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, RLELossless])
-def test_another_encoding_of_the_same_pixels_is_no_news(desk, syntax):
+def test_another_encoding_of_thesame_pixels_is_no_news(desk, syntax):
     sent = images(2)
     desk.receive(*sent)
     other = copy.deepcopy(sent[0])
@@ -231,7 +231,7 @@ def test_a_report_without_pixels_can_be_corrected(desk):
 
 
 def test_the_service_compares_pixels_in_a_child(tmp_path):
-    from bridge.service import _same_pixels
+    from bridge.indexing import same_pixels
 
     first, other = images(1)[0], images(1, seed=1)[0]
     paths = [tmp_path / name for name in ("a", "b", "c", "d")]
@@ -241,9 +241,9 @@ def test_the_service_compares_pixels_in_a_child(tmp_path):
         dataset.save_as(path, enforce_file_format=True)
     paths[3].write_bytes(b"no DICOM")
     a, b, c, d = paths
-    assert _same_pixels(a, b) is True
-    assert _same_pixels(a, c) is False
-    assert _same_pixels(a, d) is None
+    assert same_pixels(a, b) is True
+    assert same_pixels(a, c) is False
+    assert same_pixels(a, d) is None
 
 
 # Identity.

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from models.boxes import FORMATS, detect
 from models.errors import RunFailed
 from models.findings import ABSENT, Findings
-from models.infer import infer
+from models.infer import opened, through
 from models.masks import back
 from models.outputs import Result, interpret
 from models.package import load
@@ -212,7 +212,7 @@ def ran(root: Path, bright: dict[int, tuple[int, int, float]]) -> Result:
         volume.array[index, row, column] = value
     source = from_volume(volume, flat=True)
     feeds = {"x": np.transpose(source.array, (3, 0, 2, 1)).copy()}
-    tensors, _ = infer(package, feeds, 1)
+    tensors, _ = through(package, opened(package, 1, alone=True), feeds)
     result = interpret(package, tensors, source, source, volume)
     made = pictures(package, volume, result)
     assert ("boxes" in made) is bool(result.findings.boxes)

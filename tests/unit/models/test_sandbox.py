@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,49 @@ def test_a_stale_cache_is_not_used(
         package=package, roles={"image": paths}, work=work, limits=LIMITS, cached=sealed.cached
     )
     assert outcome.findings.segments[0].voxels == (STORED.astype(int) - 1024 > 100).sum()
+
+
+def test_the_same_files_are_decoded_once(
+    make_series: Callable[..., list[Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths, first, second = make_series(STORED), tmp_path / "first", tmp_path / "second"
+    sealed = sandbox.seal(paths=paths, work=first, limits=LIMITS)
+    asked = []
+    ask = sandbox._ask
+    monkeypatch.setattr(sandbox, "_ask", lambda *args: asked.append(args[0]) or ask(*args))
+    for beside in ([tmp_path / "nothing", first], []):  # the second time from its own folder
+        again = sandbox.seal(paths=paths[::-1], work=second, limits=LIMITS, beside=beside)
+        assert again.input_digest == sealed.input_digest
+        assert sorted(again.instances) == sorted(sealed.instances)
+        assert again.decoders == sealed.decoders
+    assert not asked
+    assert {p.stat().st_ino for p in again.cached.iterdir()} == {
+        p.stat().st_ino for p in sealed.cached.iterdir()
+    }
+    sandbox.seal(paths=paths[:2], work=tmp_path / "fewer", limits=LIMITS, beside=[first])
+    os.utime(paths[0])
+    sandbox.seal(paths=paths, work=tmp_path / "touched", limits=LIMITS, beside=[first])
+    (first / "sealed.json").write_text("{")
+    sandbox.seal(paths=paths, work=first, limits=LIMITS)
+    assert asked == ["seal"] * 3
+
+
+def test_two_routes_at_once_decode_once(
+    make_series: Callable[..., list[Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths, works, asked = make_series(STORED), [tmp_path / "a", tmp_path / "b"], []
+    ask = sandbox._ask
+    monkeypatch.setattr(sandbox, "_ask", lambda *args: asked.append(args[0]) or ask(*args))
+    with ThreadPoolExecutor(2) as pool:
+        found = list(
+            pool.map(
+                lambda work: sandbox.seal(paths=paths, work=work, limits=LIMITS, beside=works),
+                works,
+            )
+        )
+    assert asked == ["seal"]
+    assert found[0].input_digest == found[1].input_digest
+    assert all(len(list(one.cached.glob("*.npy"))) == 3 for one in found)
 
 
 def test_the_input_digest(make_series: Callable[..., list[Path]], tmp_path: Path) -> None:
