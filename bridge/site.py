@@ -150,6 +150,7 @@ class Models(_Table):
     max_package_mb: Annotated[int, Field(ge=1, le=65536)] = 4096
     approvals: Annotated[int, Field(ge=1, le=9)] = 1
     proven: bool = False
+    trial: bool = False
 
 
 class Ledger(_Table):

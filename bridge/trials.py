@@ -12,7 +12,8 @@ from bridge.errors import NotFound, Refused, WrongUse
 from bridge.rooms import Rooms
 from bridge.store import catalog
 from bridge.store.catalog import ModelRow
-from bridge.store.database import reading, writing
+from bridge.store.database import hold, reading, writing
+from bridge.store.decisions import CONSENT
 from bridge.store.trials import Outcome, outcomes
 from bridge.study import RouteState
 from bridge.trial import READ, Model, Reading, age_band, is_positive, measured, trial
@@ -85,6 +86,7 @@ def say(rooms: Rooms, report: Report, by: str) -> str:
         refs=[("model.registered", row.leaf_of("registered") or "")],
     )  # fmt: skip
     with writing(rooms.database) as connection:
+        hold(connection, CONSENT)  # as every act on a model
         (now,) = catalog.find_models(connection, row.digest)
         if all(act["leaf"] != leaf for act in now.acts):
             act = {

@@ -223,6 +223,8 @@ class Lifecycle:
         refs = [("model.approved", row.leaf_of("approved") or "")]
         refs += [(PREVIOUS, leaf) for leaf in (*replaced, instead_of) if leaf]
         said: dict[str, Any] = {"mode": _MODES[act].value}
+        if act is Act.ACTIVATE:
+            said |= self._trial(row, again=instead_of is not None)
         if scope:
             said["scope"] = {name: list(values) for name, values in scope.items()}
         leaf = self._say(row, "activated", hand, said, refs)
@@ -232,6 +234,21 @@ class Lifecycle:
             _write(connection, one, after, "superseded", hand, leaf, reason=words,
                    successor=row.digest)  # fmt: skip
         _write(connection, row, state, "activated", hand, leaf, **said)
+
+    def _trial(self, row: ModelRow, *, again: bool) -> dict[str, str]:
+        """Name the report on the model's newest time as a shadow; Refused where one is missing.
+
+        A version that comes back by a rollback (`again`) was live before and needs none.
+        """
+        acts = [act for act in row.acts if act["act"] in ("activated", "assessed")]
+        began = [n for n, act in enumerate(acts) if act.get("mode") == State.SHADOW]
+        since = acts[began[-1] :] if began else []
+        reports = [str(act["report"]) for act in since if act["act"] == "assessed"]
+        if self._rules.trial and not reports and not again:
+            raise Refused(
+                "this site wants a shadow trial first: radseal model shadow, then model trial"
+            )
+        return {"report": reports[-1]} if reports else {}
 
     def _take_out(
         self, connection: Connection, row: ModelRow, act: Act, hand: _Hand, reason: str,

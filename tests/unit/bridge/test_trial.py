@@ -196,3 +196,31 @@ def test_what_cannot_be_reported(trialled):
     assert trials.say(desk.rooms, report, "a") == trials.say(desk.rooms, report, "a")
     (row,) = [row for row in desk.rows("models") if row.digest == live.digest]
     assert [act["act"] for act in row.acts].count("assessed") == 1
+
+
+def test_a_site_may_want_a_report_before_a_model_goes_live(new_site):
+    desk = new_site("[models]\ntrial = true\n")
+    row = desk.push(desk.package())
+
+    def act(what):
+        return desk.rooms.lifecycle.act(row.digest, what, desk.rooms.now(), by="approver")
+
+    act("approve")
+    with pytest.raises(Refused, match="shadow trial first"):
+        act("activate")
+    act("shadow")
+    desk.receive(*images(4))
+    desk.walk(str(images(1)[0].StudyInstanceUID))
+    now = desk.rooms.now() + timedelta(minutes=1)
+    report = trials.assess(desk.rooms, row.id, None, SINCE, now)
+    assert report.told["volume"]["by_state"] == {READ: 1}
+    with pytest.raises(Refused, match="shadow trial first"):
+        act("activate")
+    trials.say(desk.rooms, report, "approver")
+    act("activate")
+    (leaf,) = [one for one in desk.leaves() if one["type"] == "model.activated"
+               and one["body"]["mode"] == "active"]  # fmt: skip
+    assert leaf["body"]["report"] == report.digest
+    act("shadow")
+    with pytest.raises(Refused, match="shadow trial first"):
+        act("activate")  # the report was on an earlier time
