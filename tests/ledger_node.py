@@ -1,7 +1,7 @@
 """One of several nodes on one log: `ledger_node.py FOLDER START COUNT [POSTGRESQL_URL]`.
 
 Sixteen threads append, and this one sequences when it may. Standard output has the number of
-each leaf that was acknowledged, then "done"; standard error the kind of each refusal.
+each leaf that was acknowledged, then "done"; standard error each kind of refusal, once.
 """
 
 from __future__ import annotations
@@ -45,11 +45,15 @@ def main(folder: str, start: str, count: str, url: str | None = None) -> None:
     threads = [threading.Thread(target=work) for _ in range(16)]
     for one in threads:
         one.start()
+    refusals: set[str] = set()
     while any(one.is_alive() for one in threads):
         try:
             sequence(log, paper.NOW)
         except LogError as error:
-            os.write(2, f"{type(error).__name__}\n".encode())
+            kind = type(error).__name__
+            if kind not in refusals:  # a pipe that nobody reads would fill, and hold this up
+                os.write(2, f"{kind}\n".encode())
+            refusals.add(kind)
     os.write(1, b"done\n")
 
 
