@@ -197,7 +197,7 @@ TABLE = {
     "nested_if_20": ("graph", "more than 8 deep"),
     "opset_5": ("graph", "opset 5 cannot be run here"),
     "opset_99": ("graph", "opset 99 cannot be run here"),
-    "probability_over_1": ("run", "a probability outside 0..1"),
+    "probability_over_1": ("run", "a score outside 0..1"),
     "random_output": ("graph", "draws random numbers"),
     "string_output": ("graph", "no tensor of numbers"),
     "truncated": ("graph", "is not an ONNX file"),
