@@ -11,6 +11,7 @@ import base64
 import hashlib
 import hmac
 import re
+import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -330,4 +331,9 @@ def is_person(text: str) -> bool:
 
 def is_same_person(one: str, other: str) -> bool:
     """Whether two asserted names are one person's, however they are written."""
-    return " ".join(one.split()).casefold() == " ".join(other.split()).casefold()
+    return _folded(one) == _folded(other)
+
+
+def _folded(name: str) -> str:
+    # NFKC: a full-width A is an A, and so is what a keyboard composes of two characters.
+    return " ".join(unicodedata.normalize("NFKC", name).casefold().split())

@@ -2,8 +2,9 @@
 
 Rates come with Wilson's 95 % interval, agreement with Cohen's kappa, measurements with limits of
 agreement (mean difference ± 1.96 standard deviations). Of groups with fewer than `LEAST` readings
-nothing is said but that they are few, and of the next smallest neither where one alone is hidden:
-the total would tell. A reading is one run's outcome; studies are counted once per generation.
+nothing is said but that they are few, and of the next smallest neither until two at least and
+`LEAST` readings are hidden together: the total would tell. A reading is one run's outcome;
+studies are counted once per generation.
 """
 
 from __future__ import annotations
@@ -202,8 +203,8 @@ def _groups(told: Sequence[Reading]) -> dict[str, list[dict[str, Any]]]:
             cells[one.groups.get(by, "unknown")].append(one.positive is True)
         hidden = {name for name, said in cells.items() if len(said) < LEAST}
         shown = sorted(cells.keys() - hidden, key=lambda name: (len(cells[name]), name))
-        if len(hidden) == 1 and shown:
-            hidden.add(shown[0])
+        while hidden and shown and not _enough([len(cells[name]) for name in hidden]):
+            hidden.add(shown.pop(0))
         tables[by] = [
             {"group": name, "few": True}
             if name in hidden
@@ -211,3 +212,8 @@ def _groups(told: Sequence[Reading]) -> dict[str, list[dict[str, Any]]]:
             for name in sorted(cells)
         ]
     return tables
+
+
+def _enough(hidden: Sequence[int]) -> bool:
+    """Whether the total minus what is shown tells of no few: of several groups, and not small."""
+    return len(hidden) > 1 and sum(hidden) >= LEAST

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from bridge.access import is_person
 from bridge.errors import NotFound, Refused, WrongUse
 from bridge.rooms import Rooms
 from bridge.store import catalog
@@ -74,7 +75,9 @@ def assess(
 
 
 def say(rooms: Rooms, report: Report, by: str) -> str:
-    """Say in the log, once, that there is such a report; gives the leaf."""
+    """Say in the log, once, that there is such a report; gives the leaf. Raises WrongUse."""
+    if not is_person(by):
+        raise WrongUse("--by: write who asks with letters, digits, space . @ -, at most 60")
     row = report.model
     leaf = rooms.record.say(
         "model.assessed", f"model/{row.digest}/assessed/{report.digest}",

@@ -7,6 +7,7 @@ peer to come back, so whoever wants it alone waits for one step at most.
     .locks/indexing        one pass of the indexer, or an erasure
     .locks/study-00 … ff   steps of the studies whose id begins so (shared), or an erasure (alone)
     .locks/erasing         one erasure at a time
+    .locks/models          one package at a time is copied into the site
     .locks/log             who has the log open (shared), or who ends it, moves it or changes its
                            keys (alone): taken before site.toml is read, which changes then, too
 """
@@ -67,6 +68,12 @@ class Turns:
     def erasing(self, until: float) -> Iterator[None]:
         """Be the only one who erases. Raises Busy after `until`."""
         with self._held("erasing", fcntl.LOCK_EX, until):
+            yield
+
+    @contextmanager
+    def keeping(self) -> Iterator[None]:
+        """Be the only one who copies a package into the site; waits for whoever does."""
+        with self._held("models", fcntl.LOCK_EX, None):
             yield
 
     @contextmanager

@@ -7,6 +7,7 @@ an earlier log is not judged by what this log said before it was carried.
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 
 from ledger.bodies import PREVIOUS
@@ -284,9 +285,11 @@ def _differ(mine: Mapping[str, object], others: Mapping[str, object], key: str) 
 
 
 def _persons(by: object) -> frozenset[str]:
-    """Give the persons whom a leaf names, so that no letter's case makes one of them two."""
+    """Give the persons whom a leaf names, so that no other spelling makes one of them two."""
     names = by if isinstance(by, list) else [by]
-    return frozenset(str(name).strip().casefold() for name in names)
+    # NFKC: a full-width A is an A.
+    folded = (unicodedata.normalize("NFKC", str(name)).casefold() for name in names)
+    return frozenset(" ".join(name.split()) for name in folded)
 
 
 def started_by(memory: Memory, delivery: Seen) -> list[Seen]:

@@ -55,6 +55,8 @@ def take(paths: Sequence[Path], work: Path, beside: Sequence[Path]) -> dict[str,
     """Find what was said of these very files, and link their pixels into `work`; None if nothing.
 
     A run checks each array against its digest once more, and decodes anew what is not sound.
+    Where nothing is found no pixels are left in `work`: written over, a link would change those
+    of the other route.
     """
     for folder in (work, *beside):
         try:
@@ -67,6 +69,7 @@ def take(paths: Sequence[Path], work: Path, beside: Sequence[Path]) -> dict[str,
             continue
         answer: dict[str, Any] = said["answer"]
         return answer
+    shutil.rmtree(work / PIXELS, ignore_errors=True)
     return None
 
 

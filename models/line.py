@@ -39,7 +39,12 @@ class Line:
     def tell(
         self, words: Mapping[str, Any], file: int | None = None, seconds: float | None = None
     ) -> None:
-        """Say words, and hand over an open file with them. Raises Gone, or TimeoutError."""
+        """Say words, and hand over an open file with them. Raises Gone, or TimeoutError.
+
+        No time left is a TimeoutError, too: a socket would take 0 for "do not wait".
+        """
+        if seconds is not None and seconds <= 0:
+            raise TimeoutError
         said = words if file is None else {**words, _WITH_FILE: True}
         data = json.dumps(said).encode() + b"\n"
         self._end.settimeout(seconds)
@@ -89,6 +94,20 @@ class Line:
         if not data:
             raise Gone
         self._heard += data
+
+    def quiet(self) -> bool:
+        """Whether the other side has said nothing that was not heard yet. Raises Gone."""
+        if self._heard or self._files:
+            return False
+        self._end.settimeout(0)
+        try:
+            if self._end.recv(1, socket.MSG_PEEK):
+                return False
+        except BlockingIOError:
+            return True
+        except ConnectionResetError as error:
+            raise Gone from error
+        raise Gone
 
     def no_more(self) -> None:
         """Say that nothing will follow; the other side hears its end."""

@@ -50,6 +50,7 @@ __all__ = [
 _TWICE: Final = (
     "; it died twice on this input, in the model's warm process and alone, and is not tried again"
 )
+_SOON: Final = 10.0  # seconds for a study's child to read what came out
 _MAX_ANSWER: Final = 64 * 1024**2
 
 
@@ -171,15 +172,16 @@ def _mediate(line: Line, via: warm.Graph, until: float) -> tuple[float, bool]:
         table = via.checked(file, words.get("feeds"))
         ran = via.run(file, table, until)
     except warm.Lost as lost:
-        line.tell({"alone": True})
+        with contextlib.suppress(Gone):  # it died, too: that is told with the first death
+            line.tell({"alone": True}, seconds=_SOON)
         return time.monotonic() - asked, lost.died
     except RunFailed as failed:
-        line.tell({"failed": {"code": failed.code, "text": failed.text}})
+        line.tell({"failed": {"code": failed.code, "text": failed.text}}, seconds=_SOON)
         return time.monotonic() - asked, False
     finally:
         os.close(file)
     try:
-        line.tell({"outputs": ran.table, "runtime": ran.runtime}, ran.file)
+        line.tell({"outputs": ran.table, "runtime": ran.runtime}, ran.file, _SOON)
     finally:
         os.close(ran.file)
     return ran.waited, False

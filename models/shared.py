@@ -31,6 +31,7 @@ _SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | f
 _ALIGNED: Final = 64
 _MOST_TENSORS: Final = 64
 _MOST_AXES: Final = 8
+_LONGEST: Final = 1 << 31  # an axis; an empty tensor could else say any number of the others
 _PIECE: Final = 64 * 1024**2
 
 
@@ -90,7 +91,7 @@ def _row(row: Any, size: int) -> tuple[str, str, tuple[int, ...], int]:
         raise ValueError("a tensor is of no known type")
     if not isinstance(shape, list) or len(shape) > _MOST_AXES:
         raise ValueError("a tensor has no shape")
-    if any(type(n) is not int or n < 0 for n in shape) or type(place) is not int:
+    if any(type(n) is not int or not 0 <= n <= _LONGEST for n in shape) or type(place) is not int:
         raise ValueError("a tensor has no possible shape")
     if place < 0 or place % _ALIGNED or place + _bytes(kind, shape) > size:
         raise ValueError("a tensor does not lie inside its file")

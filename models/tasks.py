@@ -139,7 +139,7 @@ def _cached(folder: str | None) -> Callable[[Path, FileDataset], Array]:
         if row is not None and folder is not None and row[2:] == [info.st_size, info.st_mtime_ns]:
             try:
                 pixels: Array = np.load(Path(folder) / row[0], allow_pickle=False)
-            except (OSError, ValueError):
+            except (OSError, ValueError, EOFError):
                 return decode.decode(dataset)[0]
             if decode.pixel_sha256(pixels) == row[1]:
                 return pixels

@@ -6,6 +6,7 @@ again while bytes come out, for an archive may lie about them.
 
 from __future__ import annotations
 
+import errno
 import stat
 import struct
 import zipfile
@@ -25,6 +26,12 @@ _SMALL: Final = 1 << 20
 _LONGEST: Final = 200
 _DEPTH: Final = 16
 _METHODS: Final = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+# RuntimeError is how zipfile says "encrypted"; ValueError comes of a name that is no UTF-8, it and
+# OverflowError of a place that no file has. Their texts name entries of the sender.
+_BROKEN: Final = (
+    zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, RuntimeError,
+    ValueError, OverflowError,
+)  # fmt: skip
 _MOST_LISTED: Final = 8 << 20
 # The end of a zip (APPNOTE 4.3.14 to 4.3.16): signature, size of the list, length of the comment.
 _END: Final = struct.Struct("<4s8xI4xH")
@@ -65,9 +72,12 @@ def unzip(
                     _write(opened, entry, target)
     except (FileExistsError, NotADirectoryError, IsADirectoryError):
         raise _refused("uses one name for a file and a folder") from None
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        # RuntimeError is how zipfile says "encrypted"; the texts name entries of the sender.
+    except _BROKEN as error:
         raise _refused(f"is no whole zip ({type(error).__name__})") from None
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        raise _refused("is no whole zip (it points outside of itself)") from None
 
 
 def _look_at_its_end(archive: Path) -> None:

@@ -135,6 +135,8 @@ class Graph:
         for _ in range(2):
             process = self._living()
             try:
+                if not process.line.quiet():  # an answer too many would be the next study's
+                    raise Garbled
                 self._allow(process)
                 process.line.tell({"feeds": table}, file, until - time.monotonic())
                 _words(process.line, until - time.monotonic())

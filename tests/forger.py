@@ -123,7 +123,9 @@ class Forger:
             record["subject"] = subject
         if study:
             record["study"] = study
-        data = json.dumps(record, sort_keys=True, separators=(",", ":")).encode()
+        data = json.dumps(
+            record, sort_keys=True, separators=(",", ":"), ensure_ascii=False
+        ).encode()
         self.leaves.append(data)
         self.written += 1
         self.last[kind] = text(sha(b"\x00", data))
@@ -469,6 +471,12 @@ def r2_same_person(log: Forger) -> None:
     log.admit("eve", "Eve ")
 
 
+def r2_same_person_wide(log: Forger) -> None:
+    """Who registered the model approved it, with a full-width letter and a space more."""
+    log.model = hashlib.sha256(b"another model").hexdigest()
+    log.admit("eve b", "\N{FULLWIDTH LATIN CAPITAL LETTER E}ve  b")
+
+
 def r2_shadow(log: Forger) -> None:
     """What a shadow found is sent."""
     on = log.on("model.registered")
@@ -604,6 +612,7 @@ BREAKS: Mapping[str, tuple[str, Callable[[Forger], None], str]] = {
     "R2": ("R2", r2, "model.approved"),
     "R2 registered later": ("R2", r2_registered_later, "model.activated"),
     "R2 same person": ("R2", r2_same_person, "model.approved"),
+    "R2 same person wide": ("R2", r2_same_person_wide, "model.approved"),
     "R2 shadow": ("R2", r2_shadow, "delivery.started"),
     "R2 suspended": ("R2", r2_suspended, "inference.started"),
     "R2 forged": ("R2", r2_forged, "model.activated"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Annotated, Any, Final
@@ -17,6 +18,7 @@ from bridge.errors import NotFound, WrongUse
 
 PATH: Final = "/models"
 _SILENT_SECONDS: Final = 60.0
+_SLOWEST: Final = 1 << 17  # bytes a second on the whole: who drips holds the door for all others
 
 router = APIRouter(prefix=PATH)
 Reader = Annotated[Principal, Depends(Requires(Permission.MODELS_READ))]
@@ -56,8 +58,8 @@ def _as_json(line: ModelLine) -> dict[str, Any]:
 
 
 def _body(request: Request) -> Iterator[bytes]:
-    """Give the body as it comes; raises WrongUse where the sender stops or falls silent."""
-    more = True
+    """Give the body as it comes; raises WrongUse where the sender stops, drips or falls silent."""
+    more, size, began = True, 0, time.monotonic()
     while more:
         try:
             message = anyio.from_thread.run(_next, request)
@@ -65,6 +67,9 @@ def _body(request: Request) -> Iterator[bytes]:
             raise WrongUse(f"Nothing came for {_SILENT_SECONDS:.0f} s; send it again.") from None
         if message["type"] == "http.disconnect":
             raise WrongUse("The sender went away before the end.")
+        size += len(message.get("body", b""))
+        if time.monotonic() - began > _SILENT_SECONDS + size / _SLOWEST:
+            raise WrongUse(f"It comes too slowly; {_SLOWEST >> 10} KB a second are needed.")
         yield message.get("body", b"")
         more = message.get("more_body", False)
 

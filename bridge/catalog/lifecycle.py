@@ -34,7 +34,7 @@ from bridge.store.decisions import CONSENT
 from ledger.bodies import PREVIOUS
 from ledger.statement import statement
 from models import registry
-from models.errors import IllegalTransition
+from models.errors import IllegalTransition, ModelError
 from models.registry import Act, State
 
 __all__ = ["SYSTEM_ACTS", "Lifecycle", "suspension"]
@@ -83,10 +83,16 @@ class Lifecycle:
         self._fit = fit
 
     def introduce(self, pem: bytes, person: str, at: datetime) -> str:
-        """Let a person sign acts with the private half of this public key; returns its digest."""
+        """Let a person sign acts with the private half of this public key; returns its digest.
+
+        Raises Refused for the key of another person: with it one would be two.
+        """
         name = _named(person)
         key, canonical = proof.public_key(pem)
         with writing(self._database) as connection:
+            for who, one in catalog.signer_keys(connection):
+                if one == key and not is_same_person(who, name):
+                    raise Refused("this key is another person's; each person needs an own one")
             catalog.add_signer_key(connection, name, key, canonical, at)
         return key
 
@@ -211,7 +217,7 @@ class Lifecycle:
         approvers, needed = len(self._approvers(row)), self._rules.approvals
         if approvers < needed:
             raise Refused(f"approved by {approvers} of {needed} persons; ask another to approve it")
-        if row.state == State.SUSPENDED and not self._fit(row):
+        if row.state not in registry.ROUTED and not self._is_fit(row):
             raise Refused("its self-test has not passed on this machine; see `radseal doctor`")
         others = [
             one for one in catalog.list_models(connection, state)
@@ -234,6 +240,13 @@ class Lifecycle:
             _write(connection, one, after, "superseded", hand, leaf, reason=words,
                    successor=row.digest)  # fmt: skip
         _write(connection, row, state, "activated", hand, leaf, **said)
+
+    def _is_fit(self, row: ModelRow) -> bool:
+        """Whether its files are whole and its self-test passed on this machine and runtime."""
+        try:
+            return self._fit(row)
+        except (ModelError, NotFound, Refused):
+            return False
 
     def _trial(self, row: ModelRow, *, again: bool) -> dict[str, str]:
         """Name the report on the model's newest time as a shadow; Refused where one is missing.
@@ -260,8 +273,14 @@ class Lifecycle:
         leaf = self._say(
             row, "suspended", hand, {"reason": reason}, refs, idem=suspension(activated)
         )
-        words = words or f"rolled back by {hand.by}" + f" ({hand.reason})" * bool(hand.reason)
-        _write(connection, row, state, "suspended", hand, leaf, reason=words)
+        # The leaf is this activation's only one: after a crash it may be another person's.
+        said = self._record.body(leaf)
+        by, why = said.get("by", SYSTEM_ACTS), said["reason"]
+        words = words or f"rolled back by {by}" + f" ({why})" * (why != Act.ROLLBACK)
+        _write(
+            connection, row, state, "suspended", hand, leaf, reason=words, by=by,
+            authn=said.get("authn", "asserted"),
+        )  # fmt: skip
 
     def _retire(self, connection: Connection, row: ModelRow, hand: _Hand) -> None:
         state = registry.transition(row.state, Act.RETIRE)
@@ -280,6 +299,7 @@ class Lifecycle:
                 and (one.newest("activated") or {}).get("mode", State.ACTIVE) == State.ACTIVE
                 and one.state == State.APPROVED
                 and len(self._approvers(one)) >= self._rules.approvals
+                and self._is_fit(one)
             ):
                 return one
         return None
@@ -297,7 +317,10 @@ class Lifecycle:
         }  # fmt: skip
         if idem is None:
             # What is said is part of the name: after a crash another person's act is another fact.
-            what = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:16]
+            # So is one that is proven now: a leaf that is only asserted does not stand for it.
+            proven = {"key": hand.signer.key} if hand.signer else {}
+            fact = json.dumps(body | proven, sort_keys=True)
+            what = hashlib.sha256(fact.encode()).hexdigest()[:16]
             idem = f"model/{row.digest}/{len(row.acts)}/{did}/{what}"
         if hand.by is not None:
             body["authn"] = hand.authn

@@ -16,7 +16,9 @@ from bridge.files import fsync_folder
 from bridge.record import Recorder
 from bridge.store import catalog
 from bridge.store.catalog import ModelRow, VendorKey
-from bridge.store.database import reading, writing
+from bridge.store.database import hold, reading, writing
+from bridge.store.decisions import CONSENT
+from bridge.turns import Turns
 from models import machine, package, registry, sandbox, signature
 from models.errors import ModelError, RunFailed
 from models.package import Package
@@ -172,11 +174,30 @@ class Registrar:
         key: str | None,
         authn: str = "asserted",
     ) -> ModelRow:
-        known = self._claim(found)
+        with reading(self._database) as connection:
+            known = _known(connection, found)
+        if known is None:
+            _admit(found, progress)
+        folder = self._keep(found, root)  # also of a known one: its files may be damaged
         if known is not None:
             return known
-        _admit(found, progress)
-        folder = self._keep(found, root)
+        with writing(self._database) as connection:
+            hold(connection, CONSENT)  # of two pushes at once one says the leaf and writes the row
+            known = _known(connection, found)
+            if known is not None:
+                return known
+            catalog.take_ownership(connection, found.id, found.vendor)
+            row = self._say(found, folder, at, by=by, key=key, authn=authn)
+            if not catalog.add_model(connection, row):
+                raise Refused(f"{found.id}@{found.version} was registered meanwhile; look again")
+            mark = machine.mark(found.execution.get("providers", ["CPUExecutionProvider"]))
+            catalog.note_selftest(connection, found.model_digest, mark, at)
+        return row
+
+    def _say(
+        self, found: Package, folder: str, at: datetime, *, by: str, key: str | None, authn: str
+    ) -> ModelRow:
+        """Append the leaf and give the row that it makes."""
         leaf = self._record.say(
             "model.registered", f"model/{found.model_digest}/{found.package_digest}/registered",
             {
@@ -186,49 +207,61 @@ class Registrar:
                 **({"key": key} if key else {}),
             },
         )  # fmt: skip
-        row = ModelRow(
+        # A crash may have left the leaf without its row: who it names is the registrant, not
+        # whoever pushes it again, or the former could approve what he brought.
+        said = self._record.body(leaf)
+        return ModelRow(
             found.model_digest, found.id, found.version, found.name, found.vendor,
             registry.State.REGISTERED, found.package_digest, folder, at,
-            [{"act": "registered", "by": by, "authn": authn, "at": at.isoformat(),
-              "leaf": leaf}],
+            [{"act": "registered", "by": said.get("by", by), "authn": said.get("authn", authn),
+              "at": at.isoformat(), "leaf": leaf}],
         )  # fmt: skip
-        with writing(self._database) as connection:
-            if not catalog.add_model(connection, row):
-                raise Refused(f"{found.id}@{found.version} was registered meanwhile; look again")
-            mark = machine.mark(found.execution.get("providers", ["CPUExecutionProvider"]))
-            catalog.note_selftest(connection, found.model_digest, mark, at)
-        return row
-
-    def _claim(self, found: Package) -> ModelRow | None:
-        """Give the row of a package that is registered; raises Refused where a name is taken."""
-        with writing(self._database) as connection:
-            owner = catalog.take_ownership(connection, found.id, found.vendor)
-            if owner != found.vendor:
-                raise Refused(f"the id {found.id} belongs to {owner}; choose another id")
-            known = catalog.find_models(connection, f"{found.id}@{found.version}")
-            twins = catalog.find_models(connection, found.model_digest)
-            if known and known[0].package_digest != found.package_digest:
-                raise Refused(
-                    f"{found.id}@{found.version} is registered with other files; raise the version"
-                )
-            if twins and not known:
-                raise Refused(
-                    f"its model.onnx is that of {twins[0].id}@{twins[0].version}; a new version "
-                    "needs a model of its own, because leaves name models by their digest"
-                )
-        return known[0] if known else None
 
     def _keep(self, found: Package, root: Path) -> str:
+        """Copy a package into the site, unless it is there and whole; one copy at a time."""
         name = f"models/{found.package_digest[:32]}"
         target = self._folder / name
-        if not target.exists():
-            part = target.with_suffix(".part")
-            shutil.rmtree(part, ignore_errors=True)
-            part.parent.mkdir(exist_ok=True, mode=0o700)
-            shutil.copytree(root, part, symlinks=False)
-            part.rename(target)
-            fsync_folder(target.parent)
+        with Turns(self._folder / ".locks").keeping():
+            if not _is_whole(target, found):
+                part = target.with_suffix(".part")
+                shutil.rmtree(part, ignore_errors=True)
+                part.parent.mkdir(exist_ok=True, mode=0o700)
+                shutil.copytree(root, part, symlinks=False)
+                shutil.rmtree(target, ignore_errors=True)
+                part.rename(target)
+                fsync_folder(target.parent)
         return name
+
+
+def _known(connection: sqlalchemy.Connection, found: Package) -> ModelRow | None:
+    """Give the row of a package that is registered; raises Refused where a name is taken.
+
+    Another vendor and its models are not named: a vendor sees its own.
+    """
+    if catalog.owner(connection, found.id) not in (None, found.vendor):
+        raise Refused(f"the id {found.id} belongs to another vendor; choose another id")
+    known = catalog.find_models(connection, f"{found.id}@{found.version}")
+    twins = catalog.find_models(connection, found.model_digest)
+    if known and known[0].package_digest != found.package_digest:
+        raise Refused(
+            f"{found.id}@{found.version} is registered with other files; raise the version"
+        )
+    if twins and not known:
+        own = twins[0].vendor == found.vendor
+        whose = f"{twins[0].id}@{twins[0].version}" if own else "another vendor"
+        raise Refused(
+            f"its model.onnx is that of {whose}; a new version "
+            "needs a model of its own, because leaves name models by their digest"
+        )
+    return known[0] if known else None
+
+
+def _is_whole(folder: Path, found: Package) -> bool:
+    """Whether a folder holds this very package, every file by its digest."""
+    try:
+        return package.load(folder).package_digest == found.package_digest
+    except ModelError:
+        return False
 
 
 def _admit(found: Package, progress: Callable[[str], None]) -> None:

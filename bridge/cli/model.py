@@ -176,10 +176,13 @@ def _next(rooms: Rooms, row: ModelRow, act: str) -> str:
 
 
 def _mend(rooms: Rooms, model: str, act: str) -> None:
-    """Run the self-test of a suspended model that somebody puts to use again."""
+    """Run the self-test of a model that somebody puts to use: suspended, or not tested here."""
     with reading(rooms.database) as connection:
         row = next(iter(catalog.find_models(connection, model)), None)
-    if row is not None and row.state == State.SUSPENDED and act in {"activate", "shadow"}:
+    if row is None or act not in {"activate", "shadow"}:
+        return
+    untested = row.state == State.APPROVED and not rooms.fitness.passed(row)
+    if untested or row.state == State.SUSPENDED:
         typer.echo(f"self-test: {rooms.fitness.test(row, ambient.now()).text}", err=True)
 
 

@@ -15,7 +15,7 @@ from bridge import ambient, logs, site
 from bridge.access import Access, Role
 from bridge.catalog.standing import alias, why_out
 from bridge.cli.opened import JsonOption, SiteOption, opened, os_user, print_json, print_table
-from bridge.errors import NotFound, SettingsError
+from bridge.errors import NotFound, SettingsError, WrongUse
 from bridge.home import create, database_of
 from bridge.origins.published import own_vkeys
 from bridge.peers import dicom
@@ -31,6 +31,7 @@ from models import registry
 
 __all__ = ["peer", "register", "token"]
 
+_LONGEST_NAME = 200
 token = typer.Typer(no_args_is_help=True, help="Keys for machines and people.")
 peer = typer.Typer(no_args_is_help=True, help="The systems that this site speaks with.")
 
@@ -103,6 +104,8 @@ def token_add(
     site_: SiteOption = None,
 ) -> None:
     """Make a token; it is shown once, only its hash is kept."""
+    if not name.strip() or len(name) > _LONGEST_NAME or not name.isprintable():
+        raise WrongUse(f"NAME: write 1 to {_LONGEST_NAME} printable characters; leaves name it")
     settings = site.read(site.find_folder(site_))
     access = Access(People(database_of(settings)), ambient.entropy)
     typer.echo(access.issue_token(name, role, ambient.now()))

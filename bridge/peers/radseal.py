@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import ipaddress
 import json
+import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ __all__ = ["Registered", "push"]
 _SECONDS: Final = 900.0
 """How long the other side may think: it runs the model's self-test before it answers."""
 _LIMIT: Final = 1 << 16
+_TOKEN: Final = re.compile(r"[!-~]{1,200}")
 _CHUNK: Final = 1 << 16
 
 
@@ -37,9 +39,12 @@ def push(
 ) -> Registered:
     """Send a package's zip of `size` bytes to a site; `progress` is told of bytes sent.
 
-    Raises WrongUse for an address that would show the token to everybody, NotFound where nobody
+    Raises WrongUse for what is no token, which is not repeated, and for an address that is none
+    or would show the token to everybody, NotFound where nobody
     answers, Refused with the site's words, TryAgain where it is busy or full.
     """
+    if _TOKEN.fullmatch(token) is None:
+        raise WrongUse("--token: the file holds no token; it is one line that begins with rs_")
     connection, path = _connection(url)
     headers = {
         "Authorization": f"Bearer {token}", "Content-Type": "application/zip",
@@ -65,9 +70,18 @@ def _connection(url: str) -> tuple[http.client.HTTPConnection, str]:
     try:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port
-    except ValueError:
+        host.encode("idna")  # as the socket will
+        url.encode("ascii")
+    except ValueError:  # UnicodeError, too
         raise WrongUse(f"{url} is no address; write https://HOST") from None
-    if not host or parts.scheme not in ("http", "https") or parts.username or parts.query:
+    plain = url.isprintable() and " " not in url
+    if (
+        not plain
+        or not host
+        or parts.scheme not in ("http", "https")
+        or parts.username
+        or parts.query
+    ):
         raise WrongUse(f"{url} is no address of a site; write https://HOST")
     path = parts.path.rstrip("/") + "/models"
     if parts.scheme == "https":

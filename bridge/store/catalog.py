@@ -27,6 +27,7 @@ __all__ = [
     "list_consents",
     "list_models",
     "note_selftest",
+    "owner",
     "selftest_passed",
     "set_model",
     "signer_keys",
@@ -170,13 +171,17 @@ def selftest_passed(connection: Connection, digest: str, machine: str) -> bool:
     return connection.execute(select(selftests.c.passed_at).where(*this)).first() is not None
 
 
+def owner(connection: Connection, model_id: str) -> str | None:
+    """Name the vendor that owns a model id; None while nobody does."""
+    query = select(model_owners.c.vendor).where(model_owners.c.id == model_id)
+    found: str | None = connection.execute(query).scalar_one_or_none()
+    return found
+
+
 def take_ownership(connection: Connection, model_id: str, vendor: str) -> str:
     """Let the first vendor that registers a model id own it; returns the owner."""
     insert_once(connection, model_owners, {"id": model_id, "vendor": vendor})
-    owner = connection.execute(
-        select(model_owners.c.vendor).where(model_owners.c.id == model_id)
-    ).scalar_one()
-    return str(owner)
+    return str(owner(connection, model_id))
 
 
 def add_model(connection: Connection, row: ModelRow) -> bool:

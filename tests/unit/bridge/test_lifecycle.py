@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import shutil
+from unittest import mock
 
 import pytest
 from bench import MODEL, images, tiny
@@ -205,6 +207,7 @@ def test_a_stranger_checks_a_signed_act(desk, kind):
     assert not proof.holds(pair(kind)[1], line, body["signature"])
     assert not proof.holds(public, line + "x", body["signature"])
     assert not proof.holds(public, line, "no base64")
+    assert not proof.holds(public, line, "\u00fc")
     desk.verify()
 
 
@@ -255,6 +258,50 @@ def test_keys_of_other_kinds_say_what_to_make(kind):
         proof.public_key(public)
     with pytest.raises(WrongUse, match="private key"):
         proof.signer(public)
+
+
+def test_one_key_is_not_two_persons(new_site):
+    desk = new_site("[models]\nproven = true\napprovals = 2\n")
+    private, public = pair("ed25519")
+    desk.push(desk.package())
+    introduce = desk.rooms.lifecycle.introduce
+    assert introduce(public, "anna", ambient.now()) == introduce(public, " Anna", ambient.now())
+    act(desk, "approve", by="anna", key=private)
+    with pytest.raises(Refused, match="another person's"):
+        introduce(public, "bert", ambient.now())
+    with pytest.raises(Refused, match="radseal model trust"):
+        act(desk, "approve", by="bert", key=private)
+
+
+class Killed(Exception):
+    """What a kill -9 is to a test."""
+
+
+@pytest.mark.fault
+def test_an_asserted_leaf_that_a_crash_left_stands_for_no_proven_act(desk):
+    private, public = pair("ed25519")
+    desk.push(desk.package())
+    desk.rooms.lifecycle.introduce(public, "anna", ambient.now())
+    with mock.patch.object(rows_of, "set_model", side_effect=Killed), pytest.raises(Killed):
+        act(desk, "approve", by="anna")
+    done = act(desk, "approve", by="anna", key=private).acts[-1]
+    (leaf,) = [one["body"] for one in desk.leaves() if one["body"].get("key")
+               and one["type"] == "model.approved"]  # fmt: skip
+    assert (done["authn"], leaf["authn"]) == ("proven", "proven")
+    assert desk.rooms.record.body(done["leaf"]) == leaf
+    desk.verify()
+
+
+@pytest.mark.fault
+def test_after_a_crash_the_row_names_whom_the_leaf_of_a_rollback_names(desk):
+    desk.model()
+    life = desk.rooms.lifecycle
+    with mock.patch.object(rows_of, "set_model", side_effect=Killed), pytest.raises(Killed):
+        life.rollback(MODEL, ambient.now(), by="anna", reason="worse-recall")
+    out, _ = life.rollback(MODEL, ambient.now(), by="bert")
+    assert out.acts[-1]["by"] == "anna"
+    assert "rolled back by anna (worse-recall)" in why_out(out, approvals=1)
+    assert [one["body"]["by"] for one in said(desk, "model.suspended")] == ["anna"]
 
 
 # What waits for a model that is taken out.
@@ -350,3 +397,39 @@ def test_a_changed_runtime_and_a_failed_self_test_take_one_model_out(desk, monke
     desk.rooms.fitness.test(row(desk), ambient.now())
     assert act(desk, "activate").state == "active"
     desk.verify()
+
+
+def test_what_was_not_tested_on_this_runtime_does_not_go_live_nor_come_back(desk, monkeypatch):
+    """Approved, then the machine changed: start-up tests only what is in routing."""
+    desk.model()
+    version(desk, 2)
+    act(desk, "activate", V2)
+    version(desk, 3)
+    monkeypatch.setattr("models.machine.cpu_name", lambda: "another processor")
+    with pytest.raises(Refused, match="self-test has not passed"):
+        act(desk, "activate", V3)
+    out, back = rollback(desk)
+    assert (out.version, back) == ("2.0.0", None)  # what is bad goes out in any case
+    monkeypatch.setattr(sandbox, "selftest", lambda *_: sandbox.SelfTest(True, "passed"))
+    desk.rooms.fitness.test(row(desk, V1), ambient.now())
+    assert act(desk, "activate", V1).state == "active"
+
+
+def test_a_version_whose_files_are_gone_does_not_come_back(desk):
+    first = desk.model()
+    version(desk, 2)
+    act(desk, "activate", V2)
+    shutil.rmtree(desk.settings.folder / first.folder)
+    desk.rooms.catalog._open.clear()
+    assert rollback(desk)[1] is None
+
+
+def test_the_command_tests_what_was_not_tested_here(desk, radseal, monkeypatch):
+    desk.push(desk.package())
+    act(desk, "approve")
+    monkeypatch.setattr("models.machine.cpu_name", lambda: "another processor")
+    desk.close()
+    told = radseal("model", "activate", MODEL, "--by", "chief")
+    desk.reopen(desk.settings.folder)
+    assert "self-test: " in told.err
+    assert row(desk).state == "active"

@@ -93,7 +93,7 @@ def groups(**sizes: int):
 
 
 def test_small_groups_are_not_shown():
-    told = groups(F=50, M=LEAST, O=3, unknown=2)
+    told = groups(F=50, M=LEAST, O=6, unknown=4)
     assert told["F"]["n"] == 50
     assert told["M"]["n"] == LEAST
     assert told["O"] == {"group": "O", "few": True}
@@ -104,6 +104,14 @@ def test_one_small_group_is_not_what_the_total_lacks():
     """Were O alone hidden, the total minus the others would be O's number."""
     told = groups(F=50, M=20, O=3)
     assert [name for name, row in told.items() if "few" in row] == ["M", "O"]
+
+
+def test_several_small_groups_are_no_small_group_together():
+    """The total minus F and M would be of O and unknown: two readings, perhaps both positive."""
+    told = groups(F=50, M=20, O=1, unknown=1)
+    assert [name for name, row in told.items() if "few" in row] == ["M", "O", "unknown"]
+    assert "few" not in told["F"]
+    assert [row for row in groups(F=50, M=20).values() if "few" in row] == []
 
 
 @pytest.mark.parametrize(
@@ -194,6 +202,8 @@ def test_what_cannot_be_reported(trialled):
     report = trials.assess(desk.rooms, live.id, None, SINCE, now)
     assert report.against is None
     assert trials.say(desk.rooms, report, "a") == trials.say(desk.rooms, report, "a")
+    with pytest.raises(WrongUse, match="--by"):
+        trials.say(desk.rooms, report, "a\nb")
     (row,) = [row for row in desk.rows("models") if row.digest == live.digest]
     assert [act["act"] for act in row.acts].count("assessed") == 1
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import socket
@@ -17,6 +18,7 @@ import uvicorn
 
 from bridge import ambient
 from bridge.access import Role
+from bridge.api import vendor
 from bridge.api.app import create_app
 from bridge.api.wire import AccessLine
 from bridge.catalog import upload
@@ -214,6 +216,24 @@ def test_a_sender_who_goes_away_leaves_nothing(door, desk):
     assert send(door, door.token("test"), b"")[0] == 409  # the door is free again
 
 
+def test_who_drips_does_not_hold_the_door(door, desk, package):
+    token = door.token("test")
+    with (
+        mock.patch.object(vendor, "_SILENT_SECONDS", 0.2),
+        socket.create_connection(("127.0.0.1", door.port), timeout=10) as wire,
+    ):
+        wire.sendall(b"POST /models HTTP/1.1\r\nHost: x\r\nContent-Type: application/zip\r\n"
+                     b"Authorization: Bearer " + token.encode() + b"\r\n"
+                     b"Content-Length: 100000\r\n\r\n")  # fmt: skip
+        for _ in range(10):  # never silent for long, and slower than anybody is
+            with contextlib.suppress(OSError):
+                wire.sendall(b"x")
+            time.sleep(0.05)
+        assert b"too slowly" in wire.recv(1 << 16)
+    assert left_behind(desk) == []
+    assert send(door, token, as_zip(package))[0] == 201
+
+
 def test_one_at_a_time_and_a_full_disk(door, desk, package):
     token = door.token("test")
     with door.front._bringing:
@@ -251,6 +271,11 @@ def test_what_a_dead_process_was_receiving_goes(desk):
         ("https://", "no address", 2),
         ("https://[::1", "no address", 2),
         ("https://user@h/", "no address", 2),
+        ("https://a..b", "no address", 2),
+        (f"https://{'a' * 70}.org", "no address", 2),
+        ("https://h\x00x", "no address", 2),
+        ("https://h/a b", "no address", 2),
+        ("https://h/\N{EURO SIGN}", "no address", 2),
         ("http://127.0.0.1:1", "does not answer", 1),
     ],
 )
@@ -259,6 +284,21 @@ def test_addresses_that_are_none(package, radseal, to, words, code):
     file.write_text("rs_x")
     said = radseal("model", "push", package, "--to", to, "--token", file, code=code)
     assert words in said.err
+
+
+@pytest.mark.parametrize("token", [b"", b"rs_a\nrs_b", b"rs_\xe2\x82\xac", b"rs_" + b"a" * 300])
+def test_a_file_that_holds_no_token_is_not_repeated(package, radseal, token):
+    file = package.parent / "token"
+    file.write_bytes(token)
+    to = ("--to", "http://127.0.0.1:1", "--token", file)
+    said = radseal("model", "push", package, *to, code=2)
+    assert "holds no token" in said.err
+    assert "rs_a" not in said.out + said.err
+
+
+@pytest.mark.parametrize("name", ["", " ", "a\nb", "x" * 201])
+def test_a_token_is_for_whom_a_leaf_can_name(radseal, name):
+    assert "printable" in radseal("token", "add", name, "--role", "vendor", code=2).err
 
 
 def test_what_the_site_refuses_its_words_say(door, package, radseal):

@@ -173,3 +173,20 @@ def test_another_way_of_compressing_or_a_password(tmp_path: Path):
     data[data.index(b"PK\1\2") + 8] |= 1
     path.write_bytes(data)
     assert "encrypted" in refused(path, tmp_path / "into")
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("caf\N{LATIN SMALL LETTER E WITH ACUTE}".encode(), b"caf\xff\xfe"),  # no UTF-8
+        (struct.pack("<L", 0x0605_4B50), None),  # the first entry begins before the file
+    ],
+)
+def test_a_zip_whose_names_or_places_cannot_be(old: bytes, new: bytes | None, tmp_path: Path):
+    sent = zipped(tmp_path, {**GOOD, "PKG/caf\N{LATIN SMALL LETTER E WITH ACUTE}": b"x"})
+    data = sent.read_bytes()
+    if new is None:
+        at = data.rindex(old) + 16
+        data = data[:at] + struct.pack("<L", len(data)) + data[at + 4 :]
+    sent.write_bytes(data if new is None else data.replace(old, new))
+    assert "is no whole zip" in refused(sent, tmp_path / "into")

@@ -83,3 +83,27 @@ def test_an_end_is_told_and_silence_is_counted(ends):
     ours.close()
     with pytest.raises(Gone):
         other.tell({"to": "nobody"})
+
+
+def test_whether_the_other_side_is_quiet(ends):
+    ours, other = ends
+    assert ours.quiet()
+    other.tell({"unasked": 1})
+    assert not ours.quiet()
+    other.tell({"more": 1})
+    ours.hear(5)
+    assert not ours.quiet()
+    ours.hear(5)
+    assert ours.quiet()
+    other.close()
+    with pytest.raises(Gone):
+        ours.quiet()
+
+
+@pytest.mark.parametrize("seconds", [0.0, -3.5])
+def test_no_time_left_is_a_timeout_and_nothing_is_said(ends, seconds):
+    ours, other = ends
+    with pytest.raises(TimeoutError):
+        ours.tell({"feeds": 1}, seconds=seconds)
+    ours.tell({"next": 1})
+    assert other.hear(5) == ({"next": 1}, None)

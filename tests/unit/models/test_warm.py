@@ -267,7 +267,9 @@ def test_nothing_of_a_patient_stays_for_the_next(
         (lambda rows: rows[0].__setitem__(0, ["x"]), "no known type"),
         (lambda rows: rows[0].__setitem__(1, "object"), "no known type"),
         (lambda rows: rows[0].__setitem__(1, "float64"), "the manifest names"),
-        (lambda rows: rows[0].__setitem__(2, [2, 10**30]), "inside its file"),
+        (lambda rows: rows[0].__setitem__(2, [2, 10**9]), "inside its file"),
+        (lambda rows: rows[0].__setitem__(2, [2, 10**30]), "possible shape"),
+        (lambda rows: rows[0].__setitem__(2, [0, 10**30]), "possible shape"),
         (lambda rows: rows[0].__setitem__(2, [-2, -3]), "possible shape"),
         (lambda rows: rows[0].__setitem__(2, [True, 3]), "possible shape"),
         (lambda rows: rows[0].__setitem__(2, [1] * 9), "no shape"),
@@ -349,6 +351,36 @@ def test_a_warm_child_that_turned_hostile(
     assert graph._process is None
 
 
+@pytest.mark.fault
+@pytest.mark.parametrize(
+    "more", ["", "l.tell({}); l.tell({'outputs': rows, 'runtime': {}}, f)"], ids=["one", "two"]
+)
+def test_an_answer_too_many_is_not_the_next_study_s(
+    package: Package, monkeypatch: pytest.MonkeyPatch, more: str
+) -> None:
+    says = "l.tell({'outputs': rows, 'runtime': {}}, f)\n"
+    again = "l.hear(); l.tell({'begun': True}); l.tell({'outputs': rows, 'runtime': {}}, f)\n"
+    monkeypatch.setattr(cell, "BOOT", HOSTILE + says + more + "\n" + again)
+    graph = warm.Graph(package, LIMITS)
+    file, rows = shared.put({"x": np.ones((1, 1, 2, 2), np.float32)})
+    try:
+        os.close(graph.run(file, graph.checked(file, rows), time.monotonic() + 20).file)
+        assert graph._process is not None
+        until = time.monotonic() + 10
+        while more and graph._process.line.quiet():
+            assert time.monotonic() < until
+        if not more:
+            os.close(graph.run(file, graph.checked(file, rows), time.monotonic() + 20).file)
+            return
+        with pytest.raises(warm.Lost) as lost:
+            graph.run(file, graph.checked(file, rows), time.monotonic() + 20)
+    finally:
+        os.close(file)
+        graph.leave()
+    assert lost.value.died
+    assert graph._process is None
+
+
 def test_which_models_stay_warm(make_package: Callable[..., Path]) -> None:
     flat = load(make_package())
     assert warm.stays(flat, LIMITS)
@@ -363,3 +395,37 @@ def test_which_models_stay_warm(make_package: Callable[..., Path]) -> None:
 
 def test_a_model_rests_longer_after_each_death() -> None:
     assert [warm.pause(n) for n in (0, 1, 2, 3, 9, 10, 10**6)] == [0, 1, 2, 4, 256, 300, 300]
+
+
+def test_a_child_that_took_all_the_time_to_start_is_a_timeout_and_no_fault_of_ours(
+    package: Package,
+) -> None:
+    """A slow start eats the run's time; what is left may be less than nothing."""
+    graph, _ = ready(package)
+    file, table = shared.put({"x": np.zeros((1, 1, 8, 8), np.float32)})
+    with pytest.raises(RunFailed) as failed:
+        graph.run(file, table, time.monotonic() - 1)
+    os.close(file)
+    assert failed.value.code == "timeout"
+
+
+def test_a_study_s_child_that_never_reads_the_answer_holds_up_nobody(
+    package: Package, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sandbox, "_SOON", 0.2)
+    ours, end = line.pair()
+    theirs = line.Line(end)
+    file, table = shared.put({"x": np.zeros((1, 1, 8, 8), np.float32)})
+    theirs.tell({"feeds": table}, file)
+    os.close(file)
+
+    class Talks:
+        checked = warm.Graph(package, LIMITS).checked
+
+        def run(self, *_: object) -> object:
+            raise RunFailed("bad_output", "x" * 10_000_000)
+
+    with pytest.raises(TimeoutError):
+        sandbox._mediate(ours, Talks(), time.monotonic() + 5)  # type: ignore[arg-type]
+    ours.close()
+    theirs.close()
