@@ -37,8 +37,14 @@ class Report:
 
     model: ModelRow
     against: ModelRow | None
+    readings: tuple[Reading, ...]
     told: dict[str, object]
     data: bytes
+
+    @property
+    def read(self) -> int:
+        """How many inputs the model read: a report on none says nothing of it."""
+        return sum(one.state == READ for one in self.readings)
 
     @property
     def digest(self) -> str:
@@ -71,7 +77,7 @@ def assess(
         _named(model), _named(other) if other else None, mine, theirs, since=since, until=until
     )
     text = json.dumps(told, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
-    return Report(model, other, told, text.encode())
+    return Report(model, other, tuple(mine), told, text.encode())
 
 
 def say(rooms: Rooms, report: Report, by: str) -> str:
@@ -94,7 +100,7 @@ def say(rooms: Rooms, report: Report, by: str) -> str:
         if all(act["leaf"] != leaf for act in now.acts):
             act = {
                 "act": "assessed", "by": by, "authn": "asserted", "at": rooms.now().isoformat(),
-                "leaf": leaf, "report": report.digest,
+                "leaf": leaf, "report": report.digest, "read": report.read,
             }  # fmt: skip
             catalog.set_model(connection, row.digest, registry.State(now.state), [*now.acts, act])
     return leaf

@@ -27,6 +27,7 @@ __all__ = ["Slice", "Volume", "assemble", "load", "slices_of"]
 Floats = npt.NDArray[np.float32]
 Matrix = npt.NDArray[np.float64]
 _ANGLE: Final = 1e-3  # tolerated difference of direction cosines
+_ROUNDING: Final = 1e-3  # mm: positions are decimal strings, gaps their projections
 _GAP_VARIATION: Final = 0.1  # tolerated deviation of a gap, as a share of the usual gap
 
 
@@ -207,7 +208,7 @@ def _check_gaps(gaps: Matrix, rules: Mapping[str, Any]) -> None:
     if float(gaps.min()) <= max(1e-3, usual * 0.01):
         raise _geometry("two images of the series lie at the same place")
     widest = rules.get("max_slice_gap_mm")
-    if widest is not None and float(gaps.max()) > float(widest):
+    if widest is not None and float(gaps.max()) > float(widest) + _ROUNDING:
         raise _geometry(f"slices are {float(gaps.max()):.2f} mm apart, allowed are {widest:g} mm")
     allowed = float(rules.get("max_gap_variation", _GAP_VARIATION))
     if float(np.abs(gaps - usual).max()) > allowed * usual:

@@ -256,7 +256,7 @@ class Lifecycle:
         acts = [act for act in row.acts if act["act"] in ("activated", "assessed")]
         began = [n for n, act in enumerate(acts) if act.get("mode") == State.SHADOW]
         since = acts[began[-1] :] if began else []
-        reports = [str(act["report"]) for act in since if act["act"] == "assessed"]
+        reports = [str(act["report"]) for act in since if act.get("read")]
         if self._rules.trial and not reports and not again:
             raise Refused(
                 "this site wants a shadow trial first: radseal model shadow, then model trial"

@@ -94,6 +94,25 @@ def test_the_manifest_bounds_gaps(make_series: Callable[..., list[Path]]) -> Non
     assert load(paths, {"max_slice_gap_mm": 3.5}).frames
 
 
+def test_a_gap_as_wide_as_allowed_is_not_too_wide(make_series: Callable[..., list[Path]]) -> None:
+    """Of an oblique stack, whose gaps are never exactly what its positions were made with."""
+    turn = np.radians(17)
+
+    def edit(index: int, ds: Dataset) -> None:
+        away = 3.0 * index
+        ds.ImageOrientationPatient = [1, 0, 0, 0, float(np.cos(turn)), float(np.sin(turn))]
+        ds.ImagePositionPatient = [
+            -10.0,
+            round(-20 - away * float(np.sin(turn)), 4),
+            round(away * float(np.cos(turn)), 4),
+        ]
+
+    paths = make_series(STORED, edit)
+    assert load(paths, {"max_slice_gap_mm": 3.0}).frames
+    with pytest.raises(RunFailed, match=r"3.00 mm apart, allowed are 2.99 mm"):
+        load(paths, {"max_slice_gap_mm": 2.99})
+
+
 def test_a_missing_slice_is_counted(make_series: Callable[..., list[Path]]) -> None:
     paths = [p for p in make_series(STORED) if p.name != "2.dcm"]
     with pytest.raises(RunFailed, match="1 missing"):
