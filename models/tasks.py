@@ -24,6 +24,7 @@ from models.fault import Fault
 from models.line import Line
 from models.package import MODEL, Package, load, survey
 from models.select import READ
+from models.stored import in_stored_order
 
 __all__ = ["TASKS", "input_digest", "load_libraries", "registered"]
 
@@ -211,11 +212,12 @@ def _run(params: dict[str, Any], stage: Stage, line: Line | None = None) -> dict
     result = outputs.interpret(package, tensors, image, source, first, params["warnings"])
     stage("write")
     work = Path(params["work"])
+    _save(work / "preview.npz", compress=False, **preview.pictures(package, first, result))
+    result = in_stored_order(result, first)
     mask = None
     if result.mask is not None:
         mask = work / "mask.npz"
         _save(mask, compress=True, mask=result.mask)
-    _save(work / "preview.npz", compress=False, **preview.pictures(package, first, result))
     return {
         "findings": result.findings.to_json(),
         "mask": str(mask) if mask else None,

@@ -58,7 +58,8 @@ class Volume:
     `array` is float32 [slice, row, column] (colour: [slice, row, column, 3]),
     rescaled slice by slice unless loaded raw. `affine` (4 x 4) takes
     (slice, row, column, 1) to LPS mm; None for projections. `frames` are the
-    SOPInstanceUIDs along the first axis, against the normal's direction first.
+    SOPInstanceUIDs along the first axis, against the normal's direction first;
+    `stored` the place of each in its image, 0 where an image has one frame.
     `spacing` is (slice, row, column) mm, slice 0 for a single image.
     """
 
@@ -71,6 +72,7 @@ class Volume:
     rescaled: bool
     window: tuple[float, float] | None
     frame_of_reference: str
+    stored: tuple[int, ...] = ()
 
     @property
     def voxel_mm3(self) -> float | None:
@@ -297,6 +299,7 @@ def assemble(
         rescaled=all(s.rescaled for s in ordered),
         window=_window(head),
         frame_of_reference=slices[0].frame_of_reference,
+        stored=tuple(s.order[1] for s in ordered),
     )
 
 

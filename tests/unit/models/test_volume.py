@@ -156,6 +156,7 @@ def test_enhanced_multi_frame(make_series: Callable[..., list[Path]]) -> None:
     assert volume.frames == ("2.25.100",) * 3
     assert np.array_equal(volume.array, STORED[[1, 2, 0]] * 2.0)
     assert volume.spacing == (2.0, 1.0, 1.0)
+    assert volume.stored == (1, 2, 0)
 
 
 def test_bits_above_the_high_bit_are_not_pixels(make_series: Callable[..., list[Path]]) -> None:
