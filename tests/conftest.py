@@ -92,6 +92,12 @@ def servers() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
+def workbench() -> ModuleType:
+    """The module tests/bench.py, for tests that do not stand beside its own conftest."""
+    return _by_path("bench", ROOT / "tests" / "bench.py")
+
+
+@pytest.fixture(scope="session")
 def root() -> Path:
     """The folder of this repository."""
     return ROOT

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import runpy
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,16 +26,6 @@ CHANGE = {
         "sop_classes": [EnhancedCTImageStorage], "max_slice_gap_mm": 20,
     }},
 }  # fmt: skip
-
-
-def _tiny() -> Any:
-    path = TESTS / "unit/models/conftest.py"
-    spec = importlib.util.spec_from_file_location("tiny_of_frames", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def turned_round(source: Path, target: Path) -> Path:
@@ -71,10 +59,10 @@ def by_position(package: Any, path: Path, work: Path) -> dict[tuple[float, ...],
 
 
 @pytest.mark.peer
-def test_frames_that_are_stored_in_another_order(shared: Path, tmp_path: Path) -> None:
-    tiny = _tiny()
-    make: Callable[..., Path] = tiny.make_package.__wrapped__(tmp_path)
-    package = load(make(change=CHANGE))
+def test_frames_that_are_stored_in_another_order(
+    shared: Path, tmp_path: Path, workbench: Any
+) -> None:
+    package = load(workbench.write_package(tmp_path / "pkg", CHANGE))
     source = shared / "corpus/dev/multiframe/eCT_Supplemental.dcm"
     first = by_position(package, source, tmp_path / "as it is")
     other = turned_round(source, tmp_path / "turned.dcm")

@@ -8,10 +8,8 @@ another than it should be.
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,27 +24,17 @@ from bridge.errors import RadsealError, Refused
 from models import bundled
 from models.package import load
 
-TESTS = Path(__file__).resolve().parents[1]
 BUNDLED = "ct_lung_density"
 NAMES = ["ct-lung-air", "brain-subcortical-18", BUNDLED]
 VERA, ANNA, CHIEF = "vera", "anna", "chief"
 
 
-def _bench() -> Any:
-    if "bench" not in sys.modules:
-        spec = importlib.util.spec_from_file_location("bench", TESTS / "bench.py")
-        assert spec is not None
-        assert spec.loader is not None
-        sys.modules["bench"] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules["bench"])
-    return sys.modules["bench"]
-
-
 class Site:
     """A site, its vendors' keys in files, and a person at its keyboard."""
 
-    def __init__(self, folder: Path, environment: pytest.MonkeyPatch) -> None:
-        self.desk = _bench().Bench(folder)
+    def __init__(self, folder: Path, environment: pytest.MonkeyPatch, bench: Any) -> None:
+        self.bench = bench
+        self.desk = bench.Bench(folder)
         self.folder = folder
         self.seen = len(self.desk.leaves())
         environment.setenv("RADSEAL_SITE", str(folder / "site"))
@@ -58,7 +46,7 @@ class Site:
 
     def key(self, name: str) -> tuple[Path, Path]:
         """Make a vendor's key; returns the files of its halves."""
-        vendor = _bench().Vendor()
+        vendor = self.bench.Vendor()
         private, public = (self.folder / f"{name}.{kind}.pem" for kind in ("key", "pub"))
         private.write_bytes(vendor.private)
         public.write_bytes(vendor.public)
@@ -91,10 +79,10 @@ class Site:
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def site(tmp_path_factory: pytest.TempPathFactory, workbench: Any) -> Iterator[Site]:
     """One site for all: each model has an id of its own, and what is refused leaves nothing."""
     with pytest.MonkeyPatch.context() as environment:
-        made = Site(tmp_path_factory.mktemp("site"), environment)
+        made = Site(tmp_path_factory.mktemp("site"), environment, workbench)
         yield made
         made.desk.close()
 
