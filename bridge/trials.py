@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from bridge.access import is_person
-from bridge.errors import NotFound, Refused, WrongUse
+from bridge.errors import Refused, WrongUse
 from bridge.rooms import Rooms
 from bridge.store import catalog
 from bridge.store.catalog import ModelRow
@@ -62,11 +62,12 @@ def assess(
     if since >= until:
         raise WrongUse("the period ends before it begins")
     with reading(rooms.database) as connection:
-        rows = catalog.find_models(connection, name)
-        if not rows:
-            raise NotFound(f"no model is called {name}; see `radseal model list`")
-        model = rows[0]
-        other = _other(catalog.list_models(connection), model, against)
+        model = catalog.named_models(connection, name)[0]
+        other = (
+            _live(catalog.list_models(connection, registry.State.ACTIVE), model)
+            if against is None
+            else catalog.named_models(connection, against)[0]
+        )
         mine, theirs = (
             [_reading(one) for one in outcomes(connection, row.digest, since, until)] if row else []
             for row in (model, other)
@@ -106,17 +107,9 @@ def say(rooms: Rooms, report: Report, by: str) -> str:
     return leaf
 
 
-def _other(rows: Sequence[ModelRow], model: ModelRow, against: str | None) -> ModelRow | None:
-    if against is not None:
-        found = [r for r in rows if against in (r.id, f"{r.id}@{r.version}", r.digest)]
-        if not found:
-            raise NotFound(f"no model is called {against}; see `radseal model list`")
-        return found[0]
-    return next(
-        (r for r in rows
-         if r.id == model.id and r.digest != model.digest and r.state == registry.State.ACTIVE),
-        None,
-    )  # fmt: skip
+def _live(live: Sequence[ModelRow], model: ModelRow) -> ModelRow | None:
+    """Find the live version of the same id, if it is another one."""
+    return next((r for r in live if r.id == model.id and r.digest != model.digest), None)
 
 
 def _named(row: ModelRow) -> Model:

@@ -11,10 +11,10 @@ import numpy.typing as npt
 from models.errors import RunFailed
 from models.package import Package
 from models.preprocess import Image, apply, from_volume, onto, tensor
-from models.runtime import Session, open_session
+from models.runtime import Session
 from models.volume import Volume
 
-__all__ = ["opened", "prepare", "through"]
+__all__ = ["prepare", "through"]
 
 Array = npt.NDArray[Any]
 
@@ -105,20 +105,6 @@ def _declared(package: Package, tensors: Mapping[str, Array], feeds: Mapping[str
                 raise RunFailed(
                     "bad_output", f"{name} has shape {list(value.shape)}, expected {list(wanted)}"
                 )
-
-
-def opened(package: Package, threads: int, *, alone: bool) -> Session:
-    """Load a package's graph; `threads` caps the manifest's `intra_threads`. Raises RunFailed.
-
-    `alone` says that the process ends with this run: a stack of images may keep its memory.
-    """
-    execution = package.execution
-    return open_session(
-        package.model_path,
-        providers=execution.get("providers", ["CPUExecutionProvider"]),
-        threads=min(int(execution.get("intra_threads", threads)), threads),
-        volume=not alone or str(package.deployment["layout"]) != "NCHW",
-    )
 
 
 def through(

@@ -103,6 +103,11 @@ class Package:
         return list(self.deployment["outputs"])
 
     @property
+    def providers(self) -> list[str]:
+        """Execution providers in the order that the vendor asks for; the CPU where none is said."""
+        return list(self.execution.get("providers", ["CPUExecutionProvider"]))
+
+    @property
     def tensors(self) -> list[str]:
         """Every tensor of the graph that the outputs read, each once."""
         named = [str(output["tensor"]) for output in self.outputs]

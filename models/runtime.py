@@ -16,8 +16,9 @@ import numpy.typing as npt
 
 from models.errors import RunFailed
 from models.machine import cpu_name
+from models.package import Package
 
-__all__ = ["Session", "open_session", "runtime_name"]
+__all__ = ["Session", "open_session", "opened", "runtime_name"]
 
 Array = npt.NDArray[Any]
 _DTYPES: Final = {
@@ -158,4 +159,17 @@ def _fallen(asked: Sequence[str], given: Sequence[str]) -> str:
     return (
         f"the runtime here cannot use {', '.join(gone)} (it has {', '.join(given)}); install the "
         "onnxruntime wheel that brings it, or let the package ask for CPUExecutionProvider"
+    )
+
+
+def opened(package: Package, threads: int, *, alone: bool) -> Session:
+    """Load a package's graph; `threads` caps the manifest's `intra_threads`. Raises RunFailed.
+
+    `alone` says that the process ends with this run: a stack of images may keep its memory.
+    """
+    return open_session(
+        package.model_path,
+        providers=package.providers,
+        threads=min(int(package.execution.get("intra_threads", threads)), threads),
+        volume=not alone or str(package.deployment["layout"]) != "NCHW",
     )

@@ -20,7 +20,7 @@ from onnx import numpy_helper
 
 from models.errors import RunFailed
 from models.package import Package
-from models.runtime import Session, open_session
+from models.runtime import Session, open_session, opened
 
 __all__ = ["data_sets", "generated", "inputs", "record", "run"]
 
@@ -100,12 +100,7 @@ def run(package: Package, threads: int) -> tuple[bool, str]:
     if not sets:
         return False, "the package has no selftest/test_data_set_N"
     rules = package.deployment["selftest"]
-    session = open_session(
-        package.model_path,
-        providers=package.execution.get("providers", ["CPUExecutionProvider"]),
-        threads=min(int(package.execution.get("intra_threads", threads)), threads),
-        volume=str(package.deployment["layout"]) != "NCHW",
-    )
+    session = opened(package, threads, alone=True)
     for name in sets:
         folder = package.root / _FOLDER / name
         wrong = _one(

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from models import infer, selftest, shared
+from models import infer, runtime, selftest, shared
 from models.errors import RunFailed
 from models.line import Gone, Line
 from models.tasks import registered
@@ -26,7 +26,7 @@ def serve(params: dict[str, Any], stage: Callable[[str], None], line: Line) -> d
     package = registered(params)
     stage("load")
     try:
-        session = infer.opened(package, int(params["threads"]), alone=False)
+        session = runtime.opened(package, int(params["threads"]), alone=False)
         feeds = selftest.inputs(package, session)
         if feeds:
             session.run(feeds, package.tensors)

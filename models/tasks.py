@@ -173,7 +173,7 @@ def _infer(
     package: Package, feeds: dict[str, Array], threads: int, line: Line | None
 ) -> tuple[dict[str, Array], dict[str, Any]]:
     """Have the parent's warm graph run, or run it here where the parent has none or lost it."""
-    from models import infer
+    from models import infer, runtime
 
     if line is not None:
         file, rows = shared.put(feeds)
@@ -184,8 +184,9 @@ def _infer(
             raise RunFailed(str(told["failed"]["code"]), str(told["failed"]["text"]))
         if file_of_outputs is not None:
             return shared.view(file_of_outputs, told["outputs"]), dict(told["runtime"])
-    tensors, runtime = infer.through(package, infer.opened(package, threads, alone=True), feeds)
-    return tensors, {**runtime, "process": "own"}
+    session = runtime.opened(package, threads, alone=True)
+    tensors, facts = infer.through(package, session, feeds)
+    return tensors, {**facts, "process": "own"}
 
 
 def _run(params: dict[str, Any], stage: Stage, line: Line | None = None) -> dict[str, Any]:

@@ -73,4 +73,4 @@ class Fitness:
 
 
 def _mark(package: Package) -> str:
-    return machine.mark(package.execution.get("providers", ["CPUExecutionProvider"]))
+    return machine.mark(package.providers)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -31,7 +30,7 @@ from bridge.store import catalog
 from bridge.store.catalog import ModelRow
 from bridge.store.database import hold, writing
 from bridge.store.decisions import CONSENT
-from ledger.bodies import PREVIOUS
+from ledger.bodies import CODE, PREVIOUS
 from ledger.statement import statement
 from models import registry
 from models.errors import IllegalTransition, ModelError
@@ -41,7 +40,6 @@ __all__ = ["SYSTEM_ACTS", "Lifecycle", "suspension"]
 
 SYSTEM_ACTS = "radseal"  # who acted, where the site itself did
 _MODES = {Act.ACTIVATE: State.ACTIVE, Act.SHADOW: State.SHADOW}
-_REASON = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/+-]{0,99}")
 
 
 def suspension(activated: str) -> str:
@@ -123,12 +121,12 @@ class Lifecycle:
         with writing(self._database) as connection:
             hold(connection, CONSENT)
             hand = self._hand(connection, at, by, reason, key)
-            row = _found(connection, name)[0]
+            row = catalog.named_models(connection, name)[0]
             try:
                 acts[act](connection, row, hand)
             except IllegalTransition as error:
                 raise Refused(str(error)) from None
-            return _found(connection, row.digest)[0]
+            return catalog.named_models(connection, row.digest)[0]
 
     def rollback(
         self, name: str, at: datetime, *, by: str, reason: str | None = None,
@@ -143,15 +141,15 @@ class Lifecycle:
         with writing(self._database) as connection:
             hold(connection, CONSENT)
             hand = self._hand(connection, at, by, reason, key)
-            row = _routed(_found(connection, name), name)
+            row = _routed(catalog.named_models(connection, name), name)
             before = self._before(connection, row) if row.state == State.ACTIVE else None
             taken_back = row.leaf_of("activated")
             self._take_out(connection, row, Act.ROLLBACK, hand, hand.reason or "rollback")
             if before is not None:
                 # Its own activation's scope holds again, whatever the newer one's was.
                 self._use(connection, before, Act.ACTIVATE, hand, before.scope, taken_back)
-                before = _found(connection, before.digest)[0]
-            return _found(connection, row.digest)[0], before
+                before = catalog.named_models(connection, before.digest)[0]
+            return catalog.named_models(connection, row.digest)[0], before
 
     def suspend(self, digest: str, at: datetime, *, reason: str, words: str) -> bool:
         """Take a model out of routing without a person's word; False if it is not in routing.
@@ -170,7 +168,7 @@ class Lifecycle:
         self, connection: Connection, at: datetime, by: str, reason: str | None, key: bytes | None
     ) -> _Hand:
         name = _named(by)
-        if reason is not None and _REASON.fullmatch(reason) is None:
+        if reason is not None and not CODE.holds(reason):
             raise WrongUse("--reason: write a code without spaces, such as worse-recall")
         if key is None:
             if self._rules.proven:
@@ -185,7 +183,7 @@ class Lifecycle:
         return _Hand(at, name, reason, signer)
 
     def _approve(self, connection: Connection, row: ModelRow, hand: _Hand) -> None:
-        approvers, by = self._approvers(row), hand.by or ""
+        approvers, by = row.approvers(proven=self._rules.proven), hand.by or ""
         registrant = next(a["by"] for a in row.acts if a["act"] == "registered")
         if is_same_person(by, registrant):
             raise Refused("the person who registered a model cannot approve it; ask a second one")
@@ -197,24 +195,13 @@ class Lifecycle:
         leaf = self._say(row, "approved", hand, {}, refs)
         _write(connection, row, state, "approved", hand, leaf)
 
-    def _approvers(self, row: ModelRow) -> list[str]:
-        """Name who approved it, one for each person; only proven words count where all must be."""
-        found: list[str] = []
-        for one in row.acts:
-            counts = one["act"] == "approved" and (
-                one["authn"] == "proven" or not self._rules.proven
-            )
-            if counts and not any(is_same_person(one["by"], other) for other in found):
-                found.append(one["by"])
-        return found
-
     def _use(
         self, connection: Connection, row: ModelRow, act: Act, hand: _Hand, scope: Scope,
         instead_of: str | None = None,
     ) -> None:  # fmt: skip
         """Put a model to use, live or as a shadow; the one that was there before makes room."""
         state = registry.transition(row.state, act)
-        approvers, needed = len(self._approvers(row)), self._rules.approvals
+        approvers, needed = len(row.approvers(proven=self._rules.proven)), self._rules.approvals
         if approvers < needed:
             raise Refused(f"approved by {approvers} of {needed} persons; ask another to approve it")
         if row.state not in registry.ROUTED and not self._is_fit(row):
@@ -298,7 +285,7 @@ class Lifecycle:
                 and last["successor"] == row.digest
                 and (one.newest("activated") or {}).get("mode", State.ACTIVE) == State.ACTIVE
                 and one.state == State.APPROVED
-                and len(self._approvers(one)) >= self._rules.approvals
+                and len(one.approvers(proven=self._rules.proven)) >= self._rules.approvals
                 and self._is_fit(one)
             ):
                 return one
@@ -337,13 +324,6 @@ def _named(by: str) -> str:
     if not is_person(name):
         raise WrongUse("--by: write who does this with letters, digits, space . @ -, at most 60")
     return name
-
-
-def _found(connection: Connection, name: str) -> list[ModelRow]:
-    rows = catalog.find_models(connection, name)
-    if not rows:
-        raise NotFound(f"no model is called {name}; see `radseal model list`")
-    return rows
 
 
 def _routed(rows: Sequence[ModelRow], name: str) -> ModelRow:

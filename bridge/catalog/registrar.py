@@ -190,7 +190,7 @@ class Registrar:
             row = self._say(found, folder, at, by=by, key=key, authn=authn)
             if not catalog.add_model(connection, row):
                 raise Refused(f"{found.id}@{found.version} was registered meanwhile; look again")
-            mark = machine.mark(found.execution.get("providers", ["CPUExecutionProvider"]))
+            mark = machine.mark(found.providers)
             catalog.note_selftest(connection, found.model_digest, mark, at)
         return row
 

@@ -15,13 +15,15 @@ def alias(row: ModelRow) -> str:
     return next((name for state, name in _ALIASES.items() if row.state == state), "")
 
 
-def why_out(row: ModelRow, *, approvals: int, broken: str = "") -> str:
+def why_out(row: ModelRow, *, approvals: int, proven: bool = False, broken: str = "") -> str:
     """Say why a model is out of routing and what brings it in; empty where nothing is to say.
 
-    `approvals` is how many persons the site asks for, `broken` what is wrong with its files.
+    `approvals` is how many persons the site asks for, `proven` whether each must have signed,
+    `broken` what is wrong with its files.
     """
     if row.state == State.REGISTERED:
-        return f"approved by {len(row.approvers)} of {approvals} persons; next: approve"
+        done = len(row.approvers(proven=proven))
+        return f"approved by {done} of {approvals} persons; next: approve"
     if row.state == State.RETIRED:
         return f"retired by {row.acts[-1]['by']}"
     if row.state == State.SUSPENDED:

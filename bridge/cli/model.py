@@ -170,7 +170,10 @@ def _next(rooms: Rooms, row: ModelRow, act: str) -> str:
     if act == "approve":
         if row.state == State.APPROVED:
             return ""
-        return f"; approved by {len(row.approvers)} of {rooms.site.models.approvals} persons"
+        rules = rooms.site.models
+        return (
+            f"; approved by {len(row.approvers(proven=rules.proven))} of {rules.approvals} persons"
+        )
     where = words(row.scope) or "all studies"
     return f"; for {where}" + ("; nothing of it is delivered" if act == "shadow" else "")
 
@@ -250,8 +253,11 @@ def list_models(site: SiteOption = None, json_: JsonOption = False) -> None:
         with reading(rooms.database) as connection:
             rows = catalog.list_models(connection)
         broken = {row.digest: why for row, why in rooms.catalog.broken()}
-    needed = rooms.site.models.approvals
-    why = [why_out(r, approvals=needed, broken=broken.get(r.digest, "")) for r in rows]
+    rules = rooms.site.models
+    why = [
+        why_out(r, approvals=rules.approvals, proven=rules.proven, broken=broken.get(r.digest, ""))
+        for r in rows
+    ]
     if json_:
         print_json([
             {**asdict(row), "alias": alias(row) or None, "scope": row.scope, "why": said}

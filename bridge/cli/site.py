@@ -156,8 +156,9 @@ def status(site_: SiteOption = None, json_: JsonOption = False) -> None:
     print_table(["state", "studies"], [[s, str(n)] for s, n in sorted(counts.items())],
                 "no study was received yet")  # fmt: skip
     typer.echo(f"ledger: {size} leaves published; inbox: {waiting} files to index")
+    rules = rooms.site.models
     for m in models:
-        out = why_out(m, approvals=rooms.site.models.approvals)
+        out = why_out(m, approvals=rules.approvals, proven=rules.proven)
         typer.echo(f"model {m.id} {m.version}: {alias(m) or f'out of routing: {out}'}")
     for line in told.lines:
         typer.echo(f"witness {line.name}: {line.state}: {line.words}")
@@ -242,7 +243,8 @@ def _checks(rooms: Rooms) -> Iterator[tuple[str, bool, str]]:
         tested = rooms.fitness.test(row, rooms.now())
         yield f"self-test {row.id}", tested.passed, tested.text
     for row in suspended:
-        why = why_out(row, approvals=settings.models.approvals)
+        rules = settings.models
+        why = why_out(row, approvals=rules.approvals, proven=rules.proven)
         yield f"model {row.id}", False, f"{row.version} is out of routing: {why}"
     for row, why in rooms.catalog.broken():
         yield f"model {row.id}", False, why

@@ -9,6 +9,8 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, or_, select, update
 
+from bridge.access import is_same_person
+from bridge.errors import NotFound
 from bridge.store.database import insert_once
 from bridge.store.tables import consents, model_owners, models, selftests, signers, vendors
 
@@ -26,6 +28,7 @@ __all__ = [
     "find_models",
     "list_consents",
     "list_models",
+    "named_models",
     "note_selftest",
     "owner",
     "selftest_passed",
@@ -72,10 +75,14 @@ class ModelRow:
         """Which studies the newest activation is for (bridge.scope); empty for all."""
         return (self.newest("activated") or {}).get("scope") or {}
 
-    @property
-    def approvers(self) -> list[str]:
-        """Who approved it, in order."""
-        return [a["by"] for a in self.acts if a["act"] == "approved"]
+    def approvers(self, *, proven: bool) -> list[str]:
+        """Who approved it, one name for each person; `proven`: only signed words count."""
+        found: list[str] = []
+        for one in self.acts:
+            counts = one["act"] == "approved" and (one["authn"] == "proven" or not proven)
+            if counts and not any(is_same_person(one["by"], other) for other in found):
+                found.append(one["by"])
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +219,14 @@ def find_models(connection: Connection, name: str) -> list[ModelRow]:
     if version:
         query = query.where(models.c.version == version)
     return [_model(r) for r in connection.execute(query.order_by(models.c.registered_at.desc()))]
+
+
+def named_models(connection: Connection, name: str) -> list[ModelRow]:
+    """Find at least one model, as `find_models`; raises NotFound."""
+    rows = find_models(connection, name)
+    if not rows:
+        raise NotFound(f"no model is called {name}; see `radseal model list`")
+    return rows
 
 
 def set_model(

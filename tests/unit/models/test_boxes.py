@@ -15,12 +15,13 @@ from onnx import TensorProto, helper, numpy_helper
 from models.boxes import FORMATS, detect
 from models.errors import RunFailed
 from models.findings import ABSENT, Findings
-from models.infer import opened, through
+from models.infer import through
 from models.masks import back
 from models.outputs import Result, interpret
 from models.package import load
 from models.preprocess import Image, apply, from_volume
 from models.preview import pictures
+from models.runtime import opened
 from models.volume import Volume
 
 NODULE = {"value": "27925004", "scheme": "SCT", "meaning": "Nodule"}
